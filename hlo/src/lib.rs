@@ -1,0 +1,1 @@
+//! XLA graphs: builder, autodiff, lowering, evaluator.

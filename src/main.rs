@@ -1,0 +1,2 @@
+//! `tpu-train`: parse, run, exit code.
+fn main() {}
