@@ -20,3 +20,9 @@ pub mod xla {
     #![allow(missing_docs, clippy::all)]
     include!("generated/xla.rs");
 }
+
+/// Event files: events, summaries, tensors and graphs.
+pub mod tensorboard {
+    #![allow(missing_docs, clippy::all)]
+    include!("generated/tensorboard.rs");
+}

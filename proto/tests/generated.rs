@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
-const PACKAGES: &[(&str, &[&str])] =
-    &[("xla", &["xla_data.proto", "hlo.proto", "compile_options.proto"])];
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("xla", &["xla_data.proto", "hlo.proto", "compile_options.proto"]),
+    ("tensorboard", &["tensorboard.proto"]),
+];
 
 #[test]
 fn generated_code_is_current() {
