@@ -1,2 +1,4 @@
 #![allow(missing_docs)]
+mod events;
+mod files;
 mod support;
