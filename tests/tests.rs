@@ -1,4 +1,5 @@
 #![allow(missing_docs)]
 mod events;
 mod files;
+mod simulate;
 mod support;
