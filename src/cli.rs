@@ -1,7 +1,9 @@
 //! The command line as typed. [`crate::config`] turns it into a run.
 
-use crate::config::{PlatformChoice, Recipe, SplitBy};
+use crate::config::Recipe;
+use crate::data::SplitBy;
 use crate::model::network::BatchNormScope;
+use crate::pjrt::{Platform, PlatformRequest};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -51,8 +53,8 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct PlatformArgs {
     /// Where to run: auto takes a TPU or GPU where there is one, else the CPU
-    #[arg(long, value_enum, default_value_t = PlatformChoice::Auto)]
-    pub platform: PlatformChoice,
+    #[arg(long, value_name = "auto|tpu|cuda|cpu", default_value_t)]
+    pub platform: PlatformRequest,
     /// PJRT plugin to load instead of the one the platform would take
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
@@ -177,10 +179,10 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Simulated persons; each is recorded in all six scenarios
-    #[arg(long, value_name = "N", default_value_t = 12)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub subjects: usize,
     /// Length of each recording, seconds
-    #[arg(long, value_name = "S", default_value_t = 20.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub seconds: f64,
     /// Seed of all draws
     #[arg(long, default_value_t = 42)]
@@ -272,7 +274,7 @@ pub enum PluginAction {
     /// Install the pinned plugin of a platform into the user's cache folder
     Install {
         /// The platform
-        #[arg(value_enum)]
-        platform: crate::pjrt::Platform,
+        #[arg(value_name = "cpu|tpu|cuda")]
+        platform: Platform,
     },
 }

@@ -1,25 +1,13 @@
 //! The resolved, validated run: what was typed, over the recipe, over the defaults.
 
 use crate::cli::TrainArgs;
+use crate::data::SplitBy;
 use crate::model::network::BatchNormScope;
 use crate::model::optimizer::LearningRate;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
-
-/// Where to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PlatformChoice {
-    /// A TPU or GPU where there is one, else the CPU.
-    Auto,
-    /// A Cloud TPU.
-    Tpu,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// XLA's CPU backend.
-    Cpu,
-}
 
 /// A set of settings to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -29,18 +17,6 @@ pub enum Recipe {
     Readme,
     /// What the source's TPU notebook sets, its exact-match class rule included.
     Source,
-}
-
-/// What a part of the split holds whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SplitBy {
-    /// All windows of a person.
-    Subject,
-    /// All windows of a recording.
-    Recording,
-    /// Nothing: windows are drawn singly, and every person is in every part.
-    Random,
 }
 
 /// Everything a training run is decided by, but for the platform it runs on.
@@ -189,7 +165,7 @@ impl TrainConfig {
         base
     }
 
-    fn readme() -> Self {
+    pub(crate) fn readme() -> Self {
         Self {
             recipe: Recipe::Readme,
             label_column: None,
@@ -233,7 +209,7 @@ impl TrainConfig {
         }
     }
 
-    fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for (option, value) in [
             ("--val-fraction", self.val_fraction),
             ("--test-fraction", self.test_fraction),

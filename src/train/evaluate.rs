@@ -1,15 +1,16 @@
 //! The network on labelled windows: loss, accuracy, confusion; the subcommand `eval`.
 
-use super::dataset::Dataset;
+use super::dataset::{self, Dataset};
+use super::saved;
 use super::session::Session;
 use super::stop::Stop;
 use crate::cli::{EvalArgs, Part};
-use crate::data::{Loader, Plan, SampleType, WindowTable};
-use crate::data::Prepared;
+use crate::data::{Loader, Plan, Prepared, Split, WindowTable};
 use crate::model::step::{self, StepConfig};
 use crate::report::Confusion;
-use crate::runtime::{Arg, HostTensor, Program, Replicated};
+use crate::runtime::{Arg, Program, Replicated};
 use anyhow::{Result, bail};
+use serde_json::json;
 use std::sync::Arc;
 
 /// The evaluation program, compiled.
@@ -60,7 +61,7 @@ impl<'a> Evaluator<'a> {
             let batch = batch?;
             let uploaded = self.session.upload(&batch, &self.config)?;
             let arguments = variables.iter().chain(&uploaded).map(Arg::Borrow).collect();
-            let outputs = self.session.runtime.execute(&self.program, arguments)?;
+            let outputs = self.program.execute(arguments)?;
             self.collect(&mut evaluation, &outputs, batch.real_rows)?;
             evaluation.labels.extend(batch.labels[..batch.real_rows].iter().map(|&label| label as usize));
             loader.recycle(batch);
@@ -77,21 +78,18 @@ impl<'a> Evaluator<'a> {
         let [probabilities, losses, penalty] = outputs else {
             bail!("the evaluation gave {} outputs, expected 3", outputs.len());
         };
-        let penalty = self.fetch(penalty, 0)?[0];
+        let penalty = fetch(penalty, 0)?[0];
         for replica in 0..self.session.mesh.replicas() {
             let first = replica * self.session.rows;
             let real = real_rows.saturating_sub(first).min(self.session.rows);
-            let rows = self.fetch(probabilities, replica)?;
+            let rows = fetch(probabilities, replica)?;
             evaluation.probabilities.extend_from_slice(&rows[..real * self.config.model.classes]);
-            let losses = self.fetch(losses, replica)?;
+            let losses = fetch(losses, replica)?;
             evaluation.loss += losses[..real].iter().map(|&loss| f64::from(loss + penalty)).sum::<f64>();
         }
         Ok(())
     }
 
-    fn fetch(&self, tensor: &Replicated, replica: usize) -> Result<Vec<f32>> {
-        Ok(self.session.runtime.fetch(tensor, replica)?.to_f32()?)
-    }
 }
 
 impl Evaluation {
@@ -100,14 +98,28 @@ impl Evaluation {
         self.probabilities.chunks(classes).map(most_probable).collect()
     }
 
+    /// Share of windows classified right.
+    pub fn accuracy(&self) -> f64 {
+        let classes = self.probabilities.len() / self.labels.len().max(1);
+        let right = self.predicted(classes).iter().zip(&self.labels).filter(|(a, b)| a == b).count();
+        right as f64 / self.labels.len().max(1) as f64
+    }
+
     /// True classes against predicted ones.
-    pub fn confusion(&self, classes: &[String]) -> Confusion {
+    ///
+    /// # Errors
+    /// When a label is not one of the classes.
+    pub fn confusion(&self, classes: &[String]) -> Result<Confusion> {
         let mut confusion = Confusion::new(classes.to_vec());
         for (&label, predicted) in self.labels.iter().zip(self.predicted(classes.len())) {
-            confusion.add(label, predicted);
+            confusion.record(label, predicted)?;
         }
-        confusion
+        Ok(confusion)
     }
+}
+
+fn fetch(tensor: &Replicated, replica: usize) -> Result<Vec<f32>> {
+    Ok(tensor.fetch(replica)?.to_f32()?)
 }
 
 /// The place of the largest value, the first where several are.
@@ -119,4 +131,53 @@ pub(super) fn most_probable(probabilities: &[f32]) -> usize {
         }
     }
     best
+}
+
+/// Accuracy, macro-F1, the figures by class and the confusion matrix, to print.
+pub(super) fn report(confusion: &Confusion, loss: f64) -> String {
+    let metrics = confusion.metrics();
+    format!(
+        "accuracy {:.4}, macro-F1 {:.4}, loss {loss:.4}, {} windows\n\n{}\n{}",
+        metrics.accuracy,
+        metrics.macro_f1,
+        metrics.windows,
+        confusion.class_table(),
+        confusion.confusion_table()
+    )
+}
+
+/// The subcommand `eval`.
+///
+/// # Errors
+/// One sentence on what is wrong with the model, the data or the platform.
+pub fn run(args: &EvalArgs, stop: &Stop) -> Result<()> {
+    let model = saved::open(&args.model)?;
+    let config = saved::config(&model, args)?;
+    let dataset = Dataset::open(&args.data, &config, stop)?;
+    let Dataset { prepared, table, split } = dataset;
+    let table = match &model.details {
+        Some(details) => Arc::new(WindowTable::clone(&table).with_classes(&details.class_names)?),
+        None => table,
+    };
+    let windows = match args.part {
+        Part::Train => split.train,
+        Part::Validation => split.validation,
+        Part::Test => split.test,
+        Part::All => (0..table.len() as u32).collect(),
+    };
+    let session = Session::start(&args.platform, args.batch_size, None)?;
+    eprintln!("platform  {}\nmodel     {}", session.describe(), args.model.display());
+    let step = saved::step_config(&model, &session, dataset::element_type(&table))?;
+    let variables = session.replicate(&model.weights)?;
+    let evaluator = Evaluator::new(&session, &step)?;
+    let Some(evaluation) = evaluator.run(&variables, &prepared, &table, &windows, stop)? else {
+        bail!("stopped before all {} windows were evaluated", windows.len());
+    };
+    let confusion = evaluation.confusion(&table.classes)?;
+    if args.json {
+        println!("{}", json!({ "loss": evaluation.loss, "metrics": confusion.metrics() }));
+    } else {
+        println!("{}", report(&confusion, evaluation.loss));
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod memory;
 pub mod plugin;
 pub mod predict;
 mod run;
+mod saved;
 pub mod session;
 pub mod stop;
 pub mod trainer;

@@ -34,14 +34,8 @@ impl Session {
     /// When there is no such plugin, or the batch does not divide over the mesh.
     pub fn start(args: &PlatformArgs, batch_size: Option<usize>, dump: Option<PathBuf>) -> Result<Self> {
         let virtual_mesh = Mesh::new(args.slices.unwrap_or(1), args.devices_per_slice.unwrap_or(1))?;
-        if let Some(batch) = batch_size {
-            // Before a plugin is loaded, where the mesh does not depend on it.
-            if args.platform == crate::config::PlatformChoice::Cpu {
-                virtual_mesh.rows(batch)?;
-            }
-        }
         let runtime = Runtime::start(&RuntimeOptions {
-            platform: args.platform.into(),
+            platform: args.platform,
             plugin: args.plugin.clone(),
             cpu_devices: virtual_mesh.replicas(),
         })?;
@@ -52,7 +46,7 @@ impl Session {
             if args.devices_per_slice.is_some() {
                 bail!("--devices-per-slice makes virtual devices on CPU only; here the devices are real");
             }
-            Mesh::over(runtime.device_count(), args.slices.unwrap_or(1))?
+            Mesh::over(runtime.devices().len(), args.slices.unwrap_or(1))?
         };
         let default = if on_cpu { BATCH_ON_CPU.next_multiple_of(mesh.replicas()) } else { BATCH_ON_ACCELERATOR };
         let batch_size = batch_size.unwrap_or(default);
@@ -63,9 +57,8 @@ impl Session {
     /// One line on where the program runs.
     pub fn describe(&self) -> String {
         format!(
-            "{} ({}), {} = {} replicas, batch {} = {} a replica",
-            self.runtime.platform(),
-            self.runtime.description(),
+            "{}, {} = {} replicas, batch {} = {} a replica",
+            self.runtime.describe(),
             self.mesh,
             self.mesh.replicas(),
             self.batch_size,
@@ -78,7 +71,8 @@ impl Session {
     /// # Errors
     /// When the graph is wrong or the compiler refuses it.
     pub fn compile(&self, program: step::Program) -> Result<Program> {
-        Ok(self.runtime.compile(&program.module, self.mesh.replicas(), self.dump.as_deref())?)
+        let dump = self.dump.as_deref().map(|folder| (folder, program.module.name.as_str()));
+        Ok(self.runtime.compile(&program.module, self.mesh.replicas(), dump)?)
     }
 
     /// Variables on every replica.
@@ -88,7 +82,10 @@ impl Session {
     pub fn replicate(&self, tensors: &[NamedTensor]) -> Result<Vec<Replicated>> {
         tensors
             .iter()
-            .map(|tensor| Ok(self.runtime.replicate(&HostTensor::from_f32(&tensor.dims, &tensor.values))?))
+            .map(|tensor| {
+                let host = HostTensor::from_f32(&tensor.values, &tensor.dims);
+                Ok(self.runtime.replicate(&host, self.mesh.replicas())?)
+            })
             .collect()
     }
 
@@ -100,16 +97,16 @@ impl Session {
         let (rows, model) = (batch.rows(), &config.model);
         let windows = [rows, model.window, model.channels];
         let samples = match &batch.samples {
-            Samples::I16(samples) => HostTensor::from_i16(&windows, samples),
-            Samples::F32(samples) => HostTensor::from_f32(&windows, samples),
+            Samples::I16(samples) => HostTensor::from_i16(samples, &windows),
+            Samples::F32(samples) => HostTensor::from_f32(samples, &windows),
         };
         let per_channel = [rows, model.channels];
         let tensors = [
             samples,
-            HostTensor::from_f32(&per_channel, &batch.minimum),
-            HostTensor::from_f32(&per_channel, &batch.range),
-            HostTensor::from_i32(&[rows], &batch.labels),
-            HostTensor::from_f32(&[rows], &batch.weights),
+            HostTensor::from_f32(&batch.minimum, &per_channel),
+            HostTensor::from_f32(&batch.range, &per_channel),
+            HostTensor::from_i32(&batch.labels, &[rows]),
+            HostTensor::from_f32(&batch.weights, &[rows]),
         ];
         tensors.iter().map(|tensor| Ok(self.runtime.shard(tensor, self.mesh.replicas())?)).collect()
     }

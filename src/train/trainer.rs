@@ -2,7 +2,7 @@
 
 use super::session::Session;
 use crate::data::Batch;
-use crate::model::files::{OptimizerState, SavedModel};
+use crate::model::files::OptimizerState;
 use crate::model::step::{self, METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
@@ -76,7 +76,7 @@ impl<'a> Trainer<'a> {
         let Ok(count) = i32::try_from(iteration) else {
             bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
         };
-        state.push(session.runtime.replicate(&HostTensor::from_i32(&[], &[count]))?);
+        state.push(session.runtime.replicate(&HostTensor::scalar_i32(count), session.mesh.replicas())?);
         Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
     }
 
@@ -94,12 +94,12 @@ impl<'a> Trainer<'a> {
         let state = std::mem::take(&mut self.state);
         let arguments =
             state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
-        let mut outputs = self.session.runtime.execute(&self.program, arguments)?;
+        let mut outputs = self.program.execute(arguments)?;
         let metrics = outputs.pop();
         self.state = outputs;
         self.iteration += 1;
         let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
-        let metrics = self.session.runtime.fetch(&metrics, 0)?.to_f32()?;
+        let metrics = metrics.fetch(0)?.to_f32()?;
         let [loss, correct, weight] = metrics[..] else {
             bail!("the training step gave {} metrics, expected {METRICS}", metrics.len());
         };
@@ -138,7 +138,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn fetch_one(&self, spec: VariableSpec, tensor: &Replicated) -> Result<NamedTensor> {
-        let values = self.session.runtime.fetch(tensor, 0)?.to_f32()?;
+        let values = tensor.fetch(0)?.to_f32()?;
         Ok(NamedTensor { name: spec.name, dims: spec.dims, values })
     }
 }
