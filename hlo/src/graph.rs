@@ -34,7 +34,7 @@ pub(crate) enum Type {
 }
 
 pub(crate) struct Node {
-    pub(crate) op: Op,
+    pub(crate) op: Arc<Op>,
     pub(crate) operands: Vec<Value>,
     pub(crate) ty: Type,
     pub(crate) scope: Arc<str>,
@@ -65,6 +65,7 @@ pub(crate) struct Region {
     pub(crate) nodes: Range<usize>,
     pub(crate) inputs: Vec<Value>,
     pub(crate) outputs: Vec<Value>,
+    pub(crate) precision: Precision,
     pub(crate) rule: Arc<Rule>,
 }
 
@@ -203,6 +204,7 @@ impl Graph {
             nodes,
             inputs: inputs.to_vec(),
             outputs: outputs.clone(),
+            precision: self.precision,
             rule: Arc::new(move |g, cotangents| rule(g, &kept, cotangents)),
         });
         outputs
@@ -243,9 +245,21 @@ impl Graph {
         }
     }
 
-    fn append(&mut self, op: Op, operands: &[Value], ty: Type, location: &'static Location<'static>) -> Value {
+    fn append(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        ty: Type,
+        location: &'static Location<'static>,
+    ) -> Value {
         let v = Value { graph: self.id, index: self.nodes.len() as u32 };
-        self.nodes.push(Node { op, operands: operands.to_vec(), ty, scope: self.scope.clone(), location });
+        self.nodes.push(Node {
+            op: Arc::new(op),
+            operands: operands.to_vec(),
+            ty,
+            scope: self.scope.clone(),
+            location,
+        });
         v
     }
 
@@ -267,7 +281,8 @@ impl Graph {
     /// A sentence if one of `values` belongs to another graph.
     pub(crate) fn foreign(&self, values: &[Value]) -> Option<String> {
         values.iter().any(|v| v.graph != self.id).then(|| {
-            "a value of another graph is used here; a loop sees only its carry, so carry what it needs".to_owned()
+            "a value of another graph is used here; a loop sees only its carry, so carry what it needs"
+                .to_owned()
         })
     }
 
@@ -282,8 +297,11 @@ impl Graph {
         let mut graph = Graph::new(name);
         graph.scope = self.scope.clone();
         graph.precision = self.precision;
-        let carry: Vec<Value> =
-            shapes.iter().enumerate().map(|(i, s)| graph.parameter(&format!("carry.{i}"), s.clone())).collect();
+        let carry: Vec<Value> = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, s)| graph.parameter(&format!("carry.{i}"), s.clone()))
+            .collect();
         let outputs = build(&mut graph, &carry);
         if let Some(problem) = graph.foreign(&outputs) {
             graph.fail("while", Location::caller(), problem);
