@@ -52,6 +52,14 @@ impl Api {
         Ok(api)
     }
 
+    /// Version of the plugin at `path`, loaded but not initialized.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub(super) fn probe(path: &Path) -> Result<(i32, i32)> {
+        Self::open(path).map(|api| api.version)
+    }
+
     fn open(path: &Path) -> Result<Self> {
         // SAFETY: loading runs the library's initializers; the file is one the user named or the program
         // installed after checking its hash.

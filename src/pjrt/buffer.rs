@@ -122,7 +122,7 @@ impl Buffer {
         let mut bytes = vec![0_u8; size];
         let args = sys::BufferToHost {
             source: self.raw(),
-            host_layout: &raw mut layout.inner,
+            host_layout: layout.as_ptr(),
             destination: bytes.as_mut_ptr().cast(),
             destination_size: size,
             ..Default::default()

@@ -166,17 +166,17 @@ impl Executable {
             format: std::ptr::null(),
             format_size: 0,
         });
-        let args = sys::ExecutableOptimizedProgram {
+        let args = |program: &mut Oversized<sys::Program>| sys::ExecutableOptimizedProgram {
             executable: self.raw(),
-            program: &raw mut program.inner,
+            program: program.as_ptr(),
             ..Default::default()
         };
         // SAFETY: the executable and `program` are alive; without code the call only states its size.
-        unsafe { self.api.call(args) }?;
+        unsafe { self.api.call(args(&mut program)) }?;
         let mut bytes = vec![0_u8; program.inner.code_size];
         program.inner.code = bytes.as_mut_ptr().cast();
         // SAFETY: as above; `bytes` has the size the first call stated.
-        unsafe { self.api.call(args) }?;
+        unsafe { self.api.call(args(&mut program)) }?;
         // SAFETY: the plugin owns the format's name, which lives at least as long as the executable.
         let format = unsafe { api::string(program.inner.format, program.inner.format_size) };
         Ok(OptimizedProgram { format, bytes })
@@ -314,7 +314,7 @@ impl LoadedExecutable {
         let mut options = Oversized::new(execute_options(&borrowed));
         let args = sys::LoadedExecutableExecute {
             executable: self.raw.as_ptr(),
-            options: &raw mut options.inner,
+            options: options.as_ptr(),
             argument_lists: list_pointers.as_ptr(),
             num_devices: lists.len(),
             num_args: lists.first().map_or(0, Vec::len),
@@ -407,12 +407,12 @@ fn borrowed_indices(arguments: &[Vec<Argument<'_>>], devices: usize) -> Result<V
 
 /// Calls `compile` with a program description of `code`, a serialized `HloModuleProto`.
 pub(super) fn with_program<R>(code: &[u8], compile: impl FnOnce(*const sys::Program) -> R) -> R {
-    let program = Oversized::new(sys::Program {
+    let mut program = Oversized::new(sys::Program {
         header: Header::sized(Oversized::<sys::Program>::SIZE),
         code: code.as_ptr().cast_mut().cast(),
         code_size: code.len(),
         format: HLO_FORMAT.as_ptr().cast(),
         format_size: HLO_FORMAT.len(),
     });
-    compile(&raw const program.inner)
+    compile(program.as_ptr())
 }

@@ -413,6 +413,11 @@ impl<T> Oversized<T> {
         Self { inner, slack: [0; 32] }
     }
 
+    /// A pointer to `inner` that may also reach the tail.
+    pub(super) fn as_ptr(&mut self) -> *mut T {
+        (&raw mut *self).cast()
+    }
+
     /// The size to state.
     pub(super) const SIZE: usize = size_of::<Self>();
 }
