@@ -6,8 +6,8 @@
 
 use crate::op::{Binary, Op, Unary};
 use crate::{
-    Comparison, ConvolutionConfig, ConvolutionWindow, DotDimensions, ElementType, Graph, Literal, PadDimension,
-    Reducer, Shape, Value, WindowDimension,
+    Comparison, ConvolutionConfig, ConvolutionWindow, DotDimensions, ElementType, Graph, Literal,
+    PadDimension, Reducer, Shape, Value, WindowDimension,
 };
 
 macro_rules! unary {
@@ -276,7 +276,11 @@ impl Graph {
     #[track_caller]
     pub fn matmul(&mut self, a: Value, b: Value) -> Value {
         let lhs_contracting = vec![self.shape(a).rank().saturating_sub(1)];
-        self.dot_general(a, b, DotDimensions { lhs_contracting, rhs_contracting: vec![0], ..Default::default() })
+        self.dot_general(
+            a,
+            b,
+            DotDimensions { lhs_contracting, rhs_contracting: vec![0], ..Default::default() },
+        )
     }
 
     /// The general convolution of an input and a kernel, at the graph's precision.

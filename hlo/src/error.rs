@@ -16,7 +16,9 @@ pub enum GraphError {
         problem: String,
     },
     /// A gradient was asked for through an operation that has no rule.
-    #[error("{op} at {file}:{line} is not differentiable, but a gradient reaches it; end it before with stop_gradient")]
+    #[error(
+        "{op} at {file}:{line} is not differentiable, but a gradient reaches it; end it before with stop_gradient"
+    )]
     NotDifferentiable {
         /// XLA's name of the operation.
         op: String,

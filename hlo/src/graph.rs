@@ -243,7 +243,13 @@ impl Graph {
         }
     }
 
-    fn append(&mut self, op: Op, operands: &[Value], ty: Type, location: &'static Location<'static>) -> Value {
+    fn append(
+        &mut self,
+        op: Op,
+        operands: &[Value],
+        ty: Type,
+        location: &'static Location<'static>,
+    ) -> Value {
         let v = Value { graph: self.id, index: self.nodes.len() as u32 };
         self.nodes.push(Node { op, operands: operands.to_vec(), ty, scope: self.scope.clone(), location });
         v
@@ -267,7 +273,8 @@ impl Graph {
     /// A sentence if one of `values` belongs to another graph.
     pub(crate) fn foreign(&self, values: &[Value]) -> Option<String> {
         values.iter().any(|v| v.graph != self.id).then(|| {
-            "a value of another graph is used here; a loop sees only its carry, so carry what it needs".to_owned()
+            "a value of another graph is used here; a loop sees only its carry, so carry what it needs"
+                .to_owned()
         })
     }
 
@@ -282,8 +289,11 @@ impl Graph {
         let mut graph = Graph::new(name);
         graph.scope = self.scope.clone();
         graph.precision = self.precision;
-        let carry: Vec<Value> =
-            shapes.iter().enumerate().map(|(i, s)| graph.parameter(&format!("carry.{i}"), s.clone())).collect();
+        let carry: Vec<Value> = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, s)| graph.parameter(&format!("carry.{i}"), s.clone()))
+            .collect();
         let outputs = build(&mut graph, &carry);
         if let Some(problem) = graph.foreign(&outputs) {
             graph.fail("while", Location::caller(), problem);

@@ -46,7 +46,9 @@ fn array(op: &Op, s: &[&Shape]) -> Inferred {
         Op::Binary(binary) => elementwise_binary(*binary, s[0], s[1]),
         Op::Compare(_) => same(s[0], s[1]).map(|()| s[0].with_type(ElementType::Pred)),
         Op::Select => {
-            check(s[0].element_type == ElementType::Pred, || format!("expected a pred to choose by, found {}", s[0]))?;
+            check(s[0].element_type == ElementType::Pred, || {
+                format!("expected a pred to choose by, found {}", s[0])
+            })?;
             same(s[1], s[2])?;
             check(s[0].dims == s[1].dims, || format!("the pred is {}, what it chooses from {}", s[0], s[1]))?;
             Ok(s[1].clone())
@@ -59,7 +61,9 @@ fn array(op: &Op, s: &[&Shape]) -> Inferred {
         Op::Broadcast { dims, mapping } => broadcast(s[0], dims, mapping),
         Op::Reshape(dims) => {
             let result = s[0].with_dims(dims.clone());
-            check(result.elements() == s[0].elements(), || format!("{} cannot become {result}: sizes differ", s[0]))?;
+            check(result.elements() == s[0].elements(), || {
+                format!("{} cannot become {result}: sizes differ", s[0])
+            })?;
             Ok(result)
         }
         Op::Transpose(permutation) => {
@@ -155,7 +159,9 @@ fn elementwise_binary(op: Binary, a: &Shape, b: &Shape) -> Inferred {
 
 fn broadcast(a: &Shape, dims: &[usize], mapping: &[usize]) -> Inferred {
     let result = a.with_dims(dims.to_vec());
-    check(mapping.len() == a.rank(), || format!("{a} has {} dimensions, the mapping {}", a.rank(), mapping.len()))?;
+    check(mapping.len() == a.rank(), || {
+        format!("{a} has {} dimensions, the mapping {}", a.rank(), mapping.len())
+    })?;
     distinct(mapping, &result)?;
     for (&to, &extent) in mapping.iter().zip(&a.dims) {
         check(dims[to] == extent, || format!("{a} cannot become {result}: dimension {to} is not {extent}"))?;
@@ -215,7 +221,8 @@ fn fits_inside(sizes: &[usize], a: &Shape) -> Result<(), String> {
 }
 
 fn starts(starts: &[&Shape], a: &Shape) -> Result<(), String> {
-    let integer = |s: &&Shape| s.rank() == 0 && !s.element_type.is_float() && s.element_type != ElementType::Pred;
+    let integer =
+        |s: &&Shape| s.rank() == 0 && !s.element_type.is_float() && s.element_type != ElementType::Pred;
     let fits = starts.len() == a.rank() && starts.iter().all(integer);
     check(fits, || format!("expected an integer scalar to start from for each dimension of {a}"))?;
     for s in starts {
@@ -245,7 +252,10 @@ fn dot(a: &Shape, b: &Shape, d: &DotDimensions) -> Inferred {
     let batch = d.lhs_batch.iter().map(|&i| a.dims[i]);
     let left = (0..a.rank()).filter(|i| !d.lhs_batch.contains(i) && !d.lhs_contracting.contains(i));
     let right = (0..b.rank()).filter(|i| !d.rhs_batch.contains(i) && !d.rhs_contracting.contains(i));
-    Ok(Shape { element_type: ty, dims: batch.chain(left.map(|i| a.dims[i])).chain(right.map(|i| b.dims[i])).collect() })
+    Ok(Shape {
+        element_type: ty,
+        dims: batch.chain(left.map(|i| a.dims[i])).chain(right.map(|i| b.dims[i])).collect(),
+    })
 }
 
 fn convolution(a: &Shape, k: &Shape, c: &ConvolutionConfig) -> Inferred {
@@ -257,7 +267,9 @@ fn convolution(a: &Shape, k: &Shape, c: &ConvolutionConfig) -> Inferred {
     check(k.rank() == a.rank() && c.windows.len() + 2 == a.rank(), || {
         format!("expected one window for each spatial dimension of {a} and {k}, found {}", c.windows.len())
     })?;
-    check(a.dims[c.lhs_feature] == k.dims[c.rhs_input], || format!("the features of {a} and of the kernel {k} differ"))?;
+    check(a.dims[c.lhs_feature] == k.dims[c.rhs_input], || {
+        format!("the features of {a} and of the kernel {k} differ")
+    })?;
     let mut dims = vec![0; a.rank()];
     dims[c.out_batch] = a.dims[c.lhs_batch];
     dims[c.out_feature] = k.dims[c.rhs_output];
@@ -266,8 +278,9 @@ fn convolution(a: &Shape, k: &Shape, c: &ConvolutionConfig) -> Inferred {
         check(positive, || format!("stride and dilations must be positive, found {w:?}"))?;
         let input = dilated(a.dims[c.lhs_spatial[i]], w.lhs_dilation) + w.low + w.high;
         let window = dilated(k.dims[c.rhs_spatial[i]], w.rhs_dilation);
-        dims[c.out_spatial[i]] = positions(input, window, w.stride)
-            .ok_or_else(|| format!("a kernel of {window} does not fit into {input} elements of {a} with its padding"))?;
+        dims[c.out_spatial[i]] = positions(input, window, w.stride).ok_or_else(|| {
+            format!("a kernel of {window} does not fit into {input} elements of {a} with its padding")
+        })?;
     }
     Ok(Shape { element_type: ty, dims })
 }
@@ -285,7 +298,9 @@ fn reduce_window(a: &Shape, windows: &[WindowDimension]) -> Inferred {
         check(positive, || format!("size, stride and dilation must be positive, found {w:?}"))?;
         let (input, window) = (n as i64 + w.low + w.high, dilated(w.size, w.dilation));
         let fits = positions(input, window, w.stride);
-        dims.push(fits.ok_or_else(|| format!("a window of {window} does not fit into {input} elements of {a}"))?);
+        dims.push(
+            fits.ok_or_else(|| format!("a window of {window} does not fit into {input} elements of {a}"))?,
+        );
     }
     Ok(a.with_dims(dims))
 }

@@ -36,6 +36,7 @@ pub use error::GraphError;
 pub use graph::{Graph, Value};
 pub use literal::Literal;
 pub use op::{
-    Comparison, ConvolutionConfig, ConvolutionWindow, DotDimensions, PadDimension, Precision, Reducer, WindowDimension,
+    Comparison, ConvolutionConfig, ConvolutionWindow, DotDimensions, PadDimension, Precision, Reducer,
+    WindowDimension,
 };
 pub use shape::{ElementType, Shape};

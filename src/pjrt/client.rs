@@ -70,11 +70,8 @@ impl Plugin {
             environment::require_tpu_device_files()?;
         }
         let raw = named::to_raw(options);
-        let args = sys::ClientCreate {
-            create_options: raw.as_ptr(),
-            num_options: raw.len(),
-            ..Default::default()
-        };
+        let args =
+            sys::ClientCreate { create_options: raw.as_ptr(), num_options: raw.len(), ..Default::default() };
         // SAFETY: the options live until the call returns; no callbacks are passed.
         let args = unsafe { self.api.call(args) }?;
         let raw = filled::<sys::ClientCreate, _>(args.client)?;
@@ -346,7 +343,10 @@ fn check_size(found: usize, element_type: ElementType, dims: &[usize]) -> Result
     }
     Err(Error::Argument {
         what: "bytes of a host array",
-        expected: format!("{} for {element_type:?}{dims:?}", expected.map_or("more than memory holds".into(), |n| n.to_string())),
+        expected: format!(
+            "{} for {element_type:?}{dims:?}",
+            expected.map_or("more than memory holds".into(), |n| n.to_string())
+        ),
         found: found.to_string(),
     })
 }

@@ -42,7 +42,8 @@ impl DeviceDescription {
             let process =
                 api.call(sys::DeviceDescriptionProcessIndex { description: raw, ..Default::default() })?;
             let kind = api.call(sys::DeviceDescriptionKind { description: raw, ..Default::default() })?;
-            let debug = api.call(sys::DeviceDescriptionDebugString { description: raw, ..Default::default() })?;
+            let debug =
+                api.call(sys::DeviceDescriptionDebugString { description: raw, ..Default::default() })?;
             let attributes =
                 api.call(sys::DeviceDescriptionAttributes { description: raw, ..Default::default() })?;
             Ok(Self {
@@ -146,7 +147,6 @@ fn description_of(client: &Client, raw: *mut sys::Device) -> Result<*mut sys::De
 pub(super) fn id_of(client: &Client, raw: *mut sys::Device) -> Result<i32> {
     let description = description_of(client, raw)?;
     // SAFETY: the description belongs to a device of `client`, which is alive.
-    let args =
-        unsafe { client.api().call(sys::DeviceDescriptionId { description, ..Default::default() }) }?;
+    let args = unsafe { client.api().call(sys::DeviceDescriptionId { description, ..Default::default() }) }?;
     Ok(args.id)
 }

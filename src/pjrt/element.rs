@@ -66,10 +66,12 @@ impl ElementType {
     }
 
     pub(super) fn from_code(function: &'static str, code: i32) -> Result<Self> {
-        CODES.iter().find(|(_, known)| *known == code).map(|(element, _)| *element).ok_or_else(|| Error::Unexpected {
-            function,
-            found: format!("element type code {code}"),
-            expected: "a plain numeric type".into(),
+        CODES.iter().find(|(_, known)| *known == code).map(|(element, _)| *element).ok_or_else(|| {
+            Error::Unexpected {
+                function,
+                found: format!("element type code {code}"),
+                expected: "a plain numeric type".into(),
+            }
         })
     }
 }

@@ -84,7 +84,8 @@ fn numbered_files(folder: &Path, prefix: &str) -> Vec<PathBuf> {
 fn has_tpu_on_pci(devices: &Path) -> bool {
     let Ok(entries) = devices.read_dir() else { return false };
     entries.flatten().any(|entry| {
-        std::fs::read_to_string(entry.path().join("vendor")).is_ok_and(|vendor| vendor.trim() == TPU_PCI_VENDOR)
+        std::fs::read_to_string(entry.path().join("vendor"))
+            .is_ok_and(|vendor| vendor.trim() == TPU_PCI_VENDOR)
     })
 }
 
@@ -126,7 +127,9 @@ mod tests {
     use super::*;
 
     fn set(pairs: &[(&str, &str)], tpu: bool) -> Vec<(&'static str, String)> {
-        settings(tpu, |name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string()))
+        settings(tpu, |name| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+        })
     }
 
     #[test]

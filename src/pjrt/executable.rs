@@ -347,13 +347,15 @@ impl LoadedExecutable {
                     .collect()
             })
             .collect();
-        taken.into_iter().map(|list| list.into_iter().collect::<Option<Vec<_>>>()).collect::<Option<_>>().ok_or_else(
-            || Error::Unexpected {
+        taken
+            .into_iter()
+            .map(|list| list.into_iter().collect::<Option<Vec<_>>>())
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::Unexpected {
                 function: "PJRT_LoadedExecutable_Execute",
                 found: "a null output".into(),
                 expected: format!("{} outputs on each device", self.output_count),
-            },
-        )
+            })
     }
 
     /// # Safety

@@ -225,7 +225,8 @@ struct Lock {
 impl Lock {
     fn take(plugins: &Path, progress: bool) -> Result<Self> {
         let path = plugins.join(LOCK_FILE);
-        let file = File::options().create(true).append(true).open(&path).map_err(file_error("open", &path))?;
+        let file =
+            File::options().create(true).append(true).open(&path).map_err(file_error("open", &path))?;
         let held = match file.try_lock() {
             Ok(()) => true,
             Err(TryLockError::WouldBlock) => {
@@ -247,7 +248,9 @@ fn remove_leftovers(plugins: &Path, locked: bool) {
     for entry in entries.flatten() {
         let old = || {
             let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-            modified.and_then(|time| SystemTime::now().duration_since(time).ok()).is_some_and(|age| age > STALE)
+            modified
+                .and_then(|time| SystemTime::now().duration_since(time).ok())
+                .is_some_and(|age| age > STALE)
         };
         if entry.file_name().to_string_lossy().starts_with(WORK_PREFIX) && (locked || old()) {
             // What cannot be removed stays; it is never trusted.
@@ -274,7 +277,15 @@ fn download(pin: &Pin, options: &InstallOptions, work: &TempDir) -> std::result:
     let stderr = File::create(&log).map_err(|error| error.to_string())?;
     let mut command = Command::new("python3");
     command
-        .args(["-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir"])
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--no-cache-dir",
+        ])
         .args(["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--platform", pin.tag]);
     if let Some(abi) = pin.abi {
         command.args(["--abi", abi]);
@@ -295,7 +306,9 @@ fn download(pin: &Pin, options: &InstallOptions, work: &TempDir) -> std::result:
     match (status.success(), wheel.is_file()) {
         (true, true) => Ok(wheel),
         (true, false) => Err(format!("pip did not bring {}", pin.wheel)),
-        (false, _) => Err(format!("pip failed: {}", last_error(&fs::read_to_string(&log).unwrap_or_default()))),
+        (false, _) => {
+            Err(format!("pip failed: {}", last_error(&fs::read_to_string(&log).unwrap_or_default())))
+        }
     }
 }
 
@@ -430,9 +443,13 @@ mod tests {
 
     #[test]
     fn pips_last_error_line_is_kept() {
-        let log = "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution found\n\n";
+        let log =
+            "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution found\n\n";
         assert_eq!(last_error(log), "No matching distribution found");
-        assert_eq!(last_error("/usr/bin/python3: No module named pip\n"), "/usr/bin/python3: No module named pip");
+        assert_eq!(
+            last_error("/usr/bin/python3: No module named pip\n"),
+            "/usr/bin/python3: No module named pip"
+        );
         assert_eq!(last_error(""), "it gave no reason");
     }
 

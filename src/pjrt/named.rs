@@ -79,7 +79,9 @@ unsafe fn owned_value(raw: &sys::NamedValue) -> Option<(String, OptionValue)> {
         let value = match raw.kind {
             sys::NAMED_STRING => OptionValue::Text(string(raw.value.string, raw.value_size)),
             sys::NAMED_INT64 => OptionValue::Int(raw.value.int64),
-            sys::NAMED_INT64_LIST => OptionValue::IntList(slice(raw.value.int64_list, raw.value_size).to_vec()),
+            sys::NAMED_INT64_LIST => {
+                OptionValue::IntList(slice(raw.value.int64_list, raw.value_size).to_vec())
+            }
             sys::NAMED_FLOAT => OptionValue::Float(raw.value.float),
             sys::NAMED_BOOL => OptionValue::Bool(raw.value.boolean),
             _ => return None,
@@ -104,7 +106,8 @@ mod tests {
         let raw = to_raw(&options);
         // SAFETY: `raw` borrows from `options`, which is alive.
         let back = unsafe { from_raw(raw.as_ptr(), raw.len()) };
-        let expected: Vec<_> = options.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        let expected: Vec<_> =
+            options.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         assert_eq!(back, expected);
     }
 }

@@ -321,7 +321,8 @@ mod tests {
 
     #[test]
     fn an_explicit_file_must_exist() {
-        let error = discover(PlatformRequest::Auto, Some(Path::new("/nowhere/libtpu.so"))).unwrap_err().to_string();
+        let error =
+            discover(PlatformRequest::Auto, Some(Path::new("/nowhere/libtpu.so"))).unwrap_err().to_string();
         assert!(error.contains("/nowhere/libtpu.so") && error.contains("--plugin"), "{error}");
     }
 

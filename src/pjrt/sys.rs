@@ -63,7 +63,7 @@ macro_rules! args {
         #[repr(C)]
         #[derive(Clone, Copy)]
         pub(super) struct $name {
-            header: Header,
+            pub(super) header: Header,
             $(pub(super) $field: $ty,)*
         }
 

@@ -27,7 +27,9 @@ unsafe impl Sync for Inner {}
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: the last owner is gone; executables compiled from it were owners.
-        unsafe { self.api.destroy(sys::TopologyDestroy { topology: self.raw.as_ptr(), ..Default::default() }) }
+        unsafe {
+            self.api.destroy(sys::TopologyDestroy { topology: self.raw.as_ptr(), ..Default::default() })
+        }
     }
 }
 
