@@ -1,5 +1,6 @@
 #![allow(missing_docs)]
 mod events;
 mod files;
+mod pjrt;
 mod simulate;
 mod support;
