@@ -4,3 +4,4 @@ mod files;
 mod pjrt;
 mod simulate;
 mod support;
+mod wire;

@@ -72,7 +72,7 @@ fn draw_cell(canvas: &mut Canvas, frame: &Frame, (row, column): (usize, usize), 
     canvas.fill(x + 1, y + 1, frame.cell - 1, frame.cell - 1, fade(share));
     let ink = match count {
         0 => FAINT,
-        _ if share > 0.5 => PAPER,
+        _ if share > 0.42 => PAPER,
         _ => INK,
     };
     draw_centred(canvas, x, y + (frame.cell - LINE) / 2, frame.cell, &count.to_string(), ink);
