@@ -283,7 +283,7 @@ mod tests {
         let peak_after_r = |interval: f64| {
             let beats: Vec<f64> = (-12..40).map(|n| f64::from(n) * interval).collect();
             let ecg = ecg(&beats, &published(), 4000, 1000.0);
-            let r = (4.0 * interval * 1000.0) as usize;
+            let r = (2.0 * interval * 1000.0) as usize;
             let (from, to) =
                 (r + (0.15 * interval.sqrt() * 1000.0) as usize, r + (0.6 * interval * 1000.0) as usize);
             (from..to).max_by(|&a, &b| ecg[a].total_cmp(&ecg[b])).unwrap() - r

@@ -2,7 +2,7 @@
 //!
 //! Filters are the biquads of Bristow-Johnson's *Audio EQ Cookbook*, run once over white noise.
 
-use std::f64::consts::{PI, TAU};
+use std::f64::consts::TAU;
 
 use super::rng::Rng;
 
@@ -67,9 +67,11 @@ impl Track<'_> {
         let (mut filter, gain) = match colour {
             Colour::White => (None, 1.0),
             Colour::Band(centre, q) => {
-                let centre = relative(centre);
-                // A band pass of gain 1 lets through a share π·centre/q of the variance of white noise.
-                (Some(Biquad::band_pass(centre, q)), (q / (PI * centre)).sqrt())
+                let filter = Biquad::band_pass(relative(centre), q);
+                // It is half of one minus an all-pass whose response starts with a[1], and so lets through
+                // the share (1 - a[1]) / 2 of white noise's variance.
+                let gain = (2.0 / (1.0 - filter.a[1])).sqrt();
+                (Some(filter), gain)
             }
             Colour::Low(cutoff) => {
                 let cutoff = relative(cutoff);
@@ -183,7 +185,7 @@ mod tests {
             let mut track = Track { samples: &mut samples, sampling_frequency: 8000.0 };
             track.noise(&mut Rng::new(&[5]), colour, |_| 0.25);
             let found = deviation(&samples);
-            assert!((found - 0.25).abs() < 0.03, "{colour:?}: {found}");
+            assert!((found - 0.25).abs() < 0.015, "{colour:?}: {found}");
         }
     }
 
