@@ -151,11 +151,6 @@ impl Confusion {
         }
     }
 
-    /// The matrix as a table, a row a true class; columns are numbered as rows are.
-    pub fn table(&self) -> Table {
-        confusion_table(&self.classes, &self.counts)
-    }
-
     fn class_metrics(&self, class: usize) -> ClassMetrics {
         let right = self.counts[class][class];
         let support: u64 = self.counts[class].iter().sum();
@@ -198,7 +193,7 @@ impl Metrics {
         table
     }
 
-    /// The confusion matrix, a row a true class.
+    /// The confusion matrix, a row a true class; columns are numbered as rows are.
     pub fn confusion_table(&self) -> Table {
         let names: Vec<_> = self.classes.iter().map(|class| class.name.clone()).collect();
         confusion_table(&names, &self.confusion)
