@@ -70,10 +70,7 @@ pub fn forward(
     let x = g.scope("max_pooling1d_1", |g| pool::max_pool1d(g, x, config.pool_size));
     let (x, moving_statistics) =
         g.scope("batch_normalization", |g| batch_norm(g, config, x, &v[4..8], training));
-    let x = g.scope("lstm", |g| match training {
-        Some(_) => lstm::last_hidden(g, x, v[8], v[9], v[10]),
-        None => lstm::last_hidden_inference(g, x, v[8], v[9], v[10]),
-    });
+    let x = g.scope("lstm", |g| lstm::last_hidden(g, x, v[8], v[9], v[10]));
     let x = g.scope("dense", |g| {
         let x = dense(g, x, v[11], v[12]);
         g.relu(x)
@@ -168,7 +165,7 @@ fn batch_statistics(g: &mut Graph, x: Value, training: &Training) -> Statistics 
     let steps = g.scalar(ElementType::F32, dims[1] as f64);
     let count = g.mul(divisor, steps);
     let weights = g.broadcast(training.weights, &dims, &[0]);
-    let mut mean_of = |g: &mut Graph, values: Value| {
+    let mean_of = |g: &mut Graph, values: Value| {
         let weighted = g.mul(values, weights);
         let sum = g.sum(weighted, &[0, 1]);
         let sum = sum_over_replicas(g, sum, replicas);

@@ -5,7 +5,7 @@ use super::saved;
 use super::session::Session;
 use super::stop::Stop;
 use crate::cli::{EvalArgs, Part};
-use crate::data::{Loader, Plan, Prepared, Split, WindowTable};
+use crate::data::{Loader, Plan, Prepared, WindowTable};
 use crate::model::step::{self, StepConfig};
 use crate::report::Confusion;
 use crate::runtime::{Arg, Program, Replicated};
@@ -133,17 +133,9 @@ pub(super) fn most_probable(probabilities: &[f32]) -> usize {
     best
 }
 
-/// Accuracy, macro-F1, the figures by class and the confusion matrix, to print.
+/// All figures of an evaluation, to print.
 pub(super) fn report(confusion: &Confusion, loss: f64) -> String {
-    let metrics = confusion.metrics();
-    format!(
-        "accuracy {:.4}, macro-F1 {:.4}, loss {loss:.4}, {} windows\n\n{}\n{}",
-        metrics.accuracy,
-        metrics.macro_f1,
-        metrics.windows,
-        confusion.class_table(),
-        confusion.confusion_table()
-    )
+    format!("loss {loss:.4}\n{}", confusion.metrics())
 }
 
 /// The subcommand `eval`.

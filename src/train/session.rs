@@ -5,7 +5,7 @@ use crate::data::{Batch, Samples};
 use crate::model::NamedTensor;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
-use crate::runtime::{Arg, HostTensor, Program, Replicated, Runtime, RuntimeOptions};
+use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeOptions};
 use crate::topology::Mesh;
 use anyhow::{Result, bail};
 use std::path::PathBuf;

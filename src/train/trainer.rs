@@ -3,7 +3,7 @@
 use super::session::Session;
 use crate::data::Batch;
 use crate::model::files::OptimizerState;
-use crate::model::step::{self, METRICS, State, StepConfig};
+use crate::model::step::{METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
 use anyhow::{Result, bail};
