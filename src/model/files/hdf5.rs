@@ -21,8 +21,13 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(bytes: Vec<u8>) -> Result<Self, Problem> {
+        let length = bytes.len() as u64;
         let file = File::from_bytes(bytes).map_err(|error| Problem::damaged("the HDF5 file", error))?;
-        Ok(Self { file })
+        let end = file.superblock().eof_address;
+        match length < end {
+            true => Err(Problem::damaged("the HDF5 file", format!("{length} bytes of {end}"))),
+            false => Ok(Self { file }),
+        }
     }
 
     fn group(&self, path: &str) -> Result<hdf5_pure::Group, hdf5_pure::Error> {
@@ -83,7 +88,11 @@ impl Reader {
 
     /// The bytes of a dataset of unsigned 8-bit numbers; `None` where there is none.
     pub(super) fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>, Problem> {
-        let Ok(dataset) = self.file.dataset(path) else { return Ok(None) };
+        let (group, leaf) = path.rsplit_once('/').unwrap_or(("", path));
+        if !self.datasets(group)?.iter().any(|name| name == leaf) {
+            return Ok(None);
+        }
+        let dataset = self.dataset(path)?;
         dims(&dataset, path)?;
         dataset.read_u8().map(Some).map_err(|error| Problem::damaged(name(path), error))
     }

@@ -33,9 +33,11 @@ pub(super) fn layer_names(config: &ModelConfig) -> Vec<&'static str> {
     LAYERS.into_iter().filter(|name| *name != "dropout" || config.dropout > 0.0).collect()
 }
 
-/// The network as `Sequential.to_json()` gives it, for TensorBoard's `keras` tag.
+/// The network as `to_json()` of the compiled model gives it, for TensorBoard's `keras` tag.
 pub fn model_json(config: &ModelConfig) -> String {
-    archive_config(config, None).to_string()
+    let mut model = archive_config(config, None);
+    model["compile_config"] = Value::Object(loss_and_metrics());
+    model.to_string()
 }
 
 /// The `config.json` of a `.keras` archive; with an optimizer the model is a compiled one.
