@@ -1,2 +1,3 @@
 #![allow(missing_docs)]
+mod data;
 mod support;
