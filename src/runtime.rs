@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use prost::Message;
 use tpu_train_hlo::ElementType;
-use tpu_train_proto::xla::HloModuleProto;
+use tpu_train_proto::xla::{HloModuleProto, PrimitiveType};
 
 use crate::pjrt::{
     self, Argument, Buffer, Client, CompiledMemory, Device, LoadedExecutable, OptionValue, Platform,
@@ -87,6 +87,26 @@ pub enum RuntimeError {
         expected: usize,
         /// Replicas of the argument.
         found: usize,
+    },
+    /// The number of arguments is not that of the program's parameters.
+    #[error("the program takes {expected} arguments, found {found}")]
+    ArgumentCount {
+        /// Parameters of the program.
+        expected: usize,
+        /// Arguments.
+        found: usize,
+    },
+    /// An argument has another shape than the program's parameter.
+    #[error("argument {argument} of the program, \"{name}\": expected {expected}, found {found}")]
+    ArgumentShape {
+        /// Position of the argument.
+        argument: usize,
+        /// Name of the parameter.
+        name: String,
+        /// The parameter's shape.
+        expected: String,
+        /// The argument's shape.
+        found: String,
     },
     /// The optimized program cannot be read.
     #[error("the optimized program in format \"{format}\" cannot be read: {reason}")]
@@ -218,17 +238,22 @@ impl Runtime {
         if let Some((folder, name)) = dump {
             compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
         }
-        self.program(executable, compile_seconds)
+        self.program(executable, Parameter::all_of(module), compile_seconds)
     }
 
-    fn program(&self, executable: LoadedExecutable, compile_seconds: f64) -> Result<Program, RuntimeError> {
+    fn program(
+        &self,
+        executable: LoadedExecutable,
+        parameters: Vec<Parameter>,
+        compile_seconds: f64,
+    ) -> Result<Program, RuntimeError> {
         let found = executable.device_ids();
         let expected: Vec<i32> = self.devices.iter().take(found.len()).map(Device::id).collect();
         if found != expected {
             return Err(RuntimeError::DeviceOrder { expected, found: found.to_vec() });
         }
         let memory = executable.executable().memory().ok();
-        Ok(Program { executable, compile_seconds, memory })
+        Ok(Program { executable, parameters, compile_seconds, memory })
     }
 
     /// Ids of the devices that run `replicas` replicas. One process takes its own devices in order; a job of
@@ -423,10 +448,10 @@ pub enum Arg<'a> {
 }
 
 impl Arg<'_> {
-    fn replicas(&self) -> usize {
+    fn value(&self) -> &Replicated {
         match self {
-            Self::Donate(value) => value.replicas(),
-            Self::Borrow(value) => value.replicas(),
+            Self::Donate(value) => value,
+            Self::Borrow(value) => value,
         }
     }
 }
@@ -435,6 +460,7 @@ impl Arg<'_> {
 #[derive(Debug)]
 pub struct Program {
     executable: LoadedExecutable,
+    parameters: Vec<Parameter>,
     compile_seconds: f64,
     memory: Option<CompiledMemory>,
 }
@@ -468,14 +494,11 @@ impl Program {
     /// Runs the program once on every replica and waits for its end; one [`Replicated`] for each output.
     ///
     /// # Errors
-    /// An argument has another number of replicas; the arguments are not those of the program; a device failed.
-    /// Donated arguments are gone then as well.
+    /// The arguments are not those of the program, in number, shape or replicas; or a device failed. Donated
+    /// arguments are gone then as well.
     pub fn execute(&self, arguments: Vec<Arg<'_>>) -> Result<Vec<Replicated>, RuntimeError> {
+        self.check(&arguments)?;
         let replicas = self.replicas();
-        if let Some(argument) = arguments.iter().position(|argument| argument.replicas() != replicas) {
-            let found = arguments[argument].replicas();
-            return Err(RuntimeError::ArgumentReplicas { argument, expected: replicas, found });
-        }
         let mut lists: Vec<Vec<Argument<'_>>> =
             (0..replicas).map(|_| Vec::with_capacity(arguments.len())).collect();
         for argument in arguments {
@@ -497,6 +520,76 @@ impl Program {
         }
         Ok(outputs)
     }
+
+    /// Holds the arguments against the parameters before they reach the plugin: XLA:CPU waits for ever for
+    /// replicas that refused theirs.
+    fn check(&self, arguments: &[Arg<'_>]) -> Result<(), RuntimeError> {
+        let (expected, found) = (self.parameters.len(), arguments.len());
+        if expected != found {
+            return Err(RuntimeError::ArgumentCount { expected, found });
+        }
+        for (argument, (value, parameter)) in arguments.iter().map(Arg::value).zip(&self.parameters).enumerate() {
+            let (expected, found) = (self.replicas(), value.replicas());
+            if expected != found {
+                return Err(RuntimeError::ArgumentReplicas { argument, expected, found });
+            }
+            // All replicas of a value have the same shape, however it was made.
+            let Some(buffer) = value.buffers.first() else { continue };
+            let found = (buffer.element_type()?, buffer.dims()?);
+            if found != (parameter.element_type, parameter.dims.clone()) {
+                return Err(RuntimeError::ArgumentShape {
+                    argument,
+                    name: parameter.name.clone(),
+                    expected: format!("{:?}{:?}", parameter.element_type, parameter.dims),
+                    found: format!("{:?}{:?}", found.0, found.1),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a program takes at one position.
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    element_type: pjrt::ElementType,
+    dims: Vec<usize>,
+}
+
+impl Parameter {
+    /// The parameters of a module that a plugin has accepted.
+    fn all_of(module: &HloModuleProto) -> Vec<Self> {
+        let Some(shape) = &module.host_program_shape else { return Vec::new() };
+        let names = shape.parameter_names.iter().cloned().chain(std::iter::repeat(String::new()));
+        let parameters = shape.parameters.iter().zip(names);
+        parameters
+            .filter_map(|(shape, name)| {
+                let element_type = primitive_to_pjrt(shape.element_type())?;
+                Some(Self { name, element_type, dims: shape.dimensions.iter().map(|&dim| dim as usize).collect() })
+            })
+            .collect()
+    }
+}
+
+/// The element type of an array that a buffer can hold.
+fn primitive_to_pjrt(element_type: PrimitiveType) -> Option<pjrt::ElementType> {
+    Some(match element_type {
+        PrimitiveType::Pred => pjrt::ElementType::Pred,
+        PrimitiveType::S8 => pjrt::ElementType::S8,
+        PrimitiveType::S16 => pjrt::ElementType::S16,
+        PrimitiveType::S32 => pjrt::ElementType::S32,
+        PrimitiveType::S64 => pjrt::ElementType::S64,
+        PrimitiveType::U8 => pjrt::ElementType::U8,
+        PrimitiveType::U16 => pjrt::ElementType::U16,
+        PrimitiveType::U32 => pjrt::ElementType::U32,
+        PrimitiveType::U64 => pjrt::ElementType::U64,
+        PrimitiveType::F16 => pjrt::ElementType::F16,
+        PrimitiveType::F32 => pjrt::ElementType::F32,
+        PrimitiveType::F64 => pjrt::ElementType::F64,
+        PrimitiveType::Bf16 => pjrt::ElementType::Bf16,
+        _ => return None,
+    })
 }
 
 fn to_pjrt(element_type: ElementType) -> pjrt::ElementType {

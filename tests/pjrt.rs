@@ -195,10 +195,13 @@ fn arguments_that_do_not_fit_are_errors() {
     let program = runtime.compile(&module::all_reduce_loop(ELEMENTS), 2, None).unwrap();
     let (state, x) = inputs(&runtime, 2);
     let error = error_of(program.execute(vec![Arg::Borrow(&state)]));
-    assert!(error.contains("PJRT_LoadedExecutable_Execute"), "{error}");
+    assert_eq!(error, "the program takes 2 arguments, found 1");
     let wide = runtime.replicate(&HostTensor::from_f32(&[0.0; 9], &[9]), 2).unwrap();
     let error = error_of(program.execute(vec![Arg::Borrow(&state), Arg::Borrow(&wide)]));
-    assert!(error.contains("PJRT_LoadedExecutable_Execute"), "{error}");
+    assert_eq!(error, "argument 1 of the program, \"x\": expected F32[4], found F32[9]");
+    let whole = runtime.replicate(&HostTensor::from_i32(&[0; 4], &[4]), 2).unwrap();
+    let error = error_of(program.execute(vec![Arg::Borrow(&whole), Arg::Borrow(&x)]));
+    assert!(error.contains("\"state\": expected F32[4], found S32[4]"), "{error}");
     let four = runtime.replicate(&HostTensor::from_f32(&[0.0; 4], &[4]), 4).unwrap();
     let error = error_of(program.execute(vec![Arg::Borrow(&state), Arg::Borrow(&four)]));
     assert!(error.contains("argument 1") && error.contains("4 replicas, expected 2"), "{error}");
