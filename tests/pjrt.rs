@@ -161,7 +161,7 @@ fn host_arrays_round_trip() {
         }
     }
     let empty = client.buffer_from_host(&[], ElementType::F32, &[0, 3], 0).unwrap();
-    assert_eq!(empty.to_host().unwrap(), []);
+    assert_eq!(empty.to_host().unwrap(), Vec::<u8>::new());
 }
 
 #[test]

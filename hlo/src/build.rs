@@ -192,7 +192,8 @@ impl Graph {
 
 /// Operations that move elements.
 impl Graph {
-    /// Dimension `i` of `v` becomes dimension `mapping[i]` of the result, with equal extent; the others repeat it.
+    /// Dimension `i` of `v` becomes dimension `mapping[i]` of the result, with equal extent; the others repeat it. The
+    /// mapping ascends.
     #[track_caller]
     pub fn broadcast(&mut self, v: Value, dims: &[usize], mapping: &[usize]) -> Value {
         self.push(Op::Broadcast { dims: dims.to_vec(), mapping: mapping.to_vec() }, &[v])

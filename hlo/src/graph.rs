@@ -34,7 +34,7 @@ pub(crate) enum Type {
 }
 
 pub(crate) struct Node {
-    pub(crate) op: Op,
+    pub(crate) op: Arc<Op>,
     pub(crate) operands: Vec<Value>,
     pub(crate) ty: Type,
     pub(crate) scope: Arc<str>,
@@ -65,6 +65,7 @@ pub(crate) struct Region {
     pub(crate) nodes: Range<usize>,
     pub(crate) inputs: Vec<Value>,
     pub(crate) outputs: Vec<Value>,
+    pub(crate) precision: Precision,
     pub(crate) rule: Arc<Rule>,
 }
 
@@ -203,6 +204,7 @@ impl Graph {
             nodes,
             inputs: inputs.to_vec(),
             outputs: outputs.clone(),
+            precision: self.precision,
             rule: Arc::new(move |g, cotangents| rule(g, &kept, cotangents)),
         });
         outputs
@@ -251,7 +253,13 @@ impl Graph {
         location: &'static Location<'static>,
     ) -> Value {
         let v = Value { graph: self.id, index: self.nodes.len() as u32 };
-        self.nodes.push(Node { op, operands: operands.to_vec(), ty, scope: self.scope.clone(), location });
+        self.nodes.push(Node {
+            op: Arc::new(op),
+            operands: operands.to_vec(),
+            ty,
+            scope: self.scope.clone(),
+            location,
+        });
         v
     }
 

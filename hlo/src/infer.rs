@@ -163,6 +163,9 @@ fn broadcast(a: &Shape, dims: &[usize], mapping: &[usize]) -> Inferred {
         format!("{a} has {} dimensions, the mapping {}", a.rank(), mapping.len())
     })?;
     distinct(mapping, &result)?;
+    check(mapping.is_sorted(), || {
+        format!("expected an ascending mapping, found {mapping:?}; transpose before")
+    })?;
     for (&to, &extent) in mapping.iter().zip(&a.dims) {
         check(dims[to] == extent, || format!("{a} cannot become {result}: dimension {to} is not {extent}"))?;
     }

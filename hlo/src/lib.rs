@@ -9,7 +9,7 @@
 //! differentiates. Operations return a [`Value`], never a `Result`: the first shape error is kept with its
 //! caller's location, and [`Graph::finish`] (and so [`lower`] and [`eval::evaluate`]) returns it.
 //!
-//! ```ignore
+//! ```
 //! use tpu_train_hlo::{ElementType, Graph, Shape, lower};
 //!
 //! let mut g = Graph::new("square");
@@ -26,15 +26,25 @@
 
 mod build;
 mod error;
+pub mod eval;
+mod grad;
 mod graph;
 mod infer;
 mod literal;
+mod live;
+mod lower;
+pub mod lstm;
 mod op;
+pub mod pool;
+pub mod random;
 mod shape;
+pub mod text;
+mod vjp;
 
 pub use error::GraphError;
 pub use graph::{Graph, Value};
 pub use literal::Literal;
+pub use lower::lower;
 pub use op::{
     Comparison, ConvolutionConfig, ConvolutionWindow, DotDimensions, PadDimension, Precision, Reducer,
     WindowDimension,

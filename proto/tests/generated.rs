@@ -26,10 +26,10 @@ fn generated_code_is_current() {
 
 /// The Rust for one package, made in a temporary folder.
 fn generate(protos: &Path, package: &str, files: &[&str]) -> String {
-    let descriptors = protox::compile(files, [protos]).unwrap();
-    let out = tempfile::tempdir().unwrap();
+    let descriptors = protox::compile(files, [protos]).expect("the messages parse");
+    let out = tempfile::tempdir().expect("a temporary folder");
     let mut config = prost_build::Config::new();
     config.out_dir(out.path()).btree_map(["."]);
-    config.compile_fds(descriptors).unwrap();
-    std::fs::read_to_string(out.path().join(format!("{package}.rs"))).unwrap()
+    config.compile_fds(descriptors).expect("Rust is made");
+    std::fs::read_to_string(out.path().join(format!("{package}.rs"))).expect("the file is made")
 }

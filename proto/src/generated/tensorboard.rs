@@ -100,7 +100,7 @@ pub struct TaggedRunMetadata {
     #[prost(bytes = "vec", tag = "2")]
     pub run_metadata: ::prost::alloc::vec::Vec<u8>,
 }
-/// Which plugin shows a summary, and how it is labelled. Written with the first value of each tag.
+/// Which plugin shows a summary, and how it is labelled.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SummaryMetadata {
     #[prost(message, optional, tag = "1")]
