@@ -136,6 +136,9 @@ fn dumps_hold_the_module_before_and_after_optimization() {
     let opcodes: Vec<&str> =
         after.computations.iter().flat_map(|c| &c.instructions).map(|i| i.opcode.as_str()).collect();
     assert!(opcodes.contains(&"all-reduce"), "{opcodes:?}");
+    let text = String::from_utf8(read("step.after.txt")).unwrap();
+    assert!(text.contains("all-reduce") && text.contains("ENTRY"), "{text}");
+    assert!(files.iter().any(|name| name == "step.before.txt"), "{files:?}");
     let theirs = |part: &str| files.iter().any(|name| name.contains(part) && name.ends_with(".txt"));
     assert!(theirs("before_optimizations") && theirs("after_optimizations"), "the compiler's own: {files:?}");
 }
