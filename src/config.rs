@@ -56,9 +56,11 @@ pub struct TrainConfig {
     pub batch_norm: BatchNormScope,
     /// Momentum of the moving statistics.
     pub batch_norm_momentum: f64,
-    /// Folder of the TensorBoard logs.
+    /// Folder of the TensorBoard logs; not saved with the model, which does not depend on it.
+    #[serde(skip)]
     pub logdir: PathBuf,
-    /// Where the model is saved.
+    /// Where the model is saved; not saved with the model either.
+    #[serde(skip)]
     pub out: PathBuf,
 }
 

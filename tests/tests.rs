@@ -4,6 +4,8 @@ mod data;
 mod events;
 mod files;
 mod pjrt;
+mod readme;
+mod rooms;
 mod run;
 mod simulate;
 mod slices;
