@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Added to commands that train, so that they end in seconds.
-const QUICK: &str = " --platform cpu --steps 2 --window 500 --stride 4000 --batch-size 16 --batch-norm-momentum 0.9";
+const QUICK: &str = " --steps 2 --window 500 --stride 4000 --batch-size 16 --batch-norm-momentum 0.9";
 
 /// What runs elsewhere, and where.
 fn run_elsewhere(command: &str) -> Option<&'static str> {
