@@ -236,7 +236,8 @@ fn a_custom_rule_replaces_the_generic_ones() {
 #[test]
 fn operations_without_a_rule_name_themselves_and_their_place() {
     let window = [tpu_train_hlo::WindowDimension::default(); 2];
-    let build: [(&str, &dyn Fn(&mut Graph, Value) -> Value); 6] = [
+    type Build = dyn Fn(&mut Graph, Value) -> Value;
+    let build: [(&str, &Build); 6] = [
         ("sqrt", &|g, x| g.sqrt(x)),
         ("reverse", &|g, x| g.reverse(x, &[0])),
         ("reduce", &|g, x| g.reduce_max(x, &[1])),
