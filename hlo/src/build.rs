@@ -273,15 +273,20 @@ impl Graph {
         self.push(Op::Dot { dims, precision }, &[a, b])
     }
 
-    /// `[.., k] x [k, n] -> [.., n]`.
+    /// `[.., k] x [k, n] -> [.., n]`, lowered as a product of two matrices, which compilers multiply without copies
+    /// in all three directions.
     #[track_caller]
     pub fn matmul(&mut self, a: Value, b: Value) -> Value {
-        let lhs_contracting = vec![self.shape(a).rank().saturating_sub(1)];
-        self.dot_general(
-            a,
-            b,
-            DotDimensions { lhs_contracting, rhs_contracting: vec![0], ..Default::default() },
-        )
+        let mut dims = self.dims(a);
+        let lhs_contracting = vec![dims.len().saturating_sub(1).min(1)];
+        let product = DotDimensions { lhs_contracting, rhs_contracting: vec![0], ..Default::default() };
+        let (true, Some(depth)) = (dims.len() > 2, dims.pop()) else {
+            return self.dot_general(a, b, product);
+        };
+        let rows = self.reshape(a, &[dims.iter().product(), depth]);
+        let flat = self.dot_general(rows, b, product);
+        dims.extend(self.dims(b).get(1));
+        self.reshape(flat, &dims)
     }
 
     /// The general convolution of an input and a kernel, at the graph's precision.

@@ -4,9 +4,9 @@
 //! `i, f, o = σ(z_i), σ(z_f), σ(z_o)`, `g = tanh(z_c)`, `c' = f c + i g`, `h' = o tanh(c')`, and `h = c = 0` at first.
 //! Since `σ(x) = ½ tanh(½ x) + ½`, the columns of `W`, `U` and `b` are scaled by ½ for i, f and o once, outside of the
 //! loop, and one packed tanh serves all four gates. What autodiff through a loop would store at each step
-//! (some thirteen arrays) shrinks to the state before the step, `h` and `c`; the gates are computed again in one large
-//! product, and the weights' gradients come from one large product after the backward loop. A graph without a
-//! gradient does not store: the lowered loop carries only what is needed.
+//! (some thirteen arrays) shrinks to the state before the step, `h` and `c`, and perhaps that tanh; the weights'
+//! gradients come from one large product after the backward loop. A graph without a gradient does not store: the
+//! lowered loop carries only what is needed. [`LstmForm`] is the one place that decides where the work is done.
 //! Usage: `let h = lstm::last_hidden(&mut g, x, kernel, recurrent, bias);`
 
 use std::panic::Location;
@@ -14,13 +14,29 @@ use std::panic::Location;
 use crate::{Comparison, DotDimensions, ElementType, Graph, Literal, Shape, Value};
 
 /// Where the work of the scan is done; the result is the same.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct LstmForm {
-    /// Whether `x W` is one large product before the loop. Inside of the loop (the default) each step's product
-    /// stays in the cache, and nothing of extent `[T, B, 4H]` is stored by the forward pass.
+    /// Whether `x W` is one large product before the loop, `[T, B, 4H]`, or one for each step.
     pub hoist_projection: bool,
-    /// Whether the forward pass stores the gates, `[T, B, 4H]`, so that the backward pass need not compute them again.
+    /// Whether the forward pass of a training graph stores the gates, `[T, B, 4H]`, or the backward pass computes
+    /// them again.
     pub store_gates: bool,
+    /// Whether the arrays over all steps have time as their first dimension, for which `x` is transposed. With batch
+    /// first a step is a strided part of them and nothing is transposed.
+    pub time_major: bool,
+}
+
+impl LstmForm {
+    /// What XLA:CPU runs fastest: each step's product stays in the cache, storing is cheaper than a second product.
+    pub const CPU: Self = Self { hoist_projection: false, store_gates: true, time_major: false };
+    /// What suits a TPU: few, contiguous reads and writes of memory in each step, large products outside.
+    pub const TPU: Self = Self { hoist_projection: true, store_gates: false, time_major: true };
+}
+
+impl Default for LstmForm {
+    fn default() -> Self {
+        Self::CPU
+    }
 }
 
 /// The hidden state after the last step: `x [B, T, F]`, `kernel [F, 4H]`, `recurrent [H, 4H]`, `bias [4H]` -> `[B, H]`.
@@ -46,7 +62,7 @@ pub fn last_hidden_as(
         g.fail("lstm", Location::caller(), problem);
         return x;
     };
-    let xs = g.transpose(x, &[1, 0, 2]);
+    let xs = if form.time_major { g.transpose(x, &[1, 0, 2]) } else { x };
     let [kernel, recurrent, bias] = [kernel, recurrent, bias].map(|v| scan.scale_columns(g, v));
     let inputs = [xs, kernel, recurrent, bias];
     let forward = |g: &mut Graph| {
@@ -106,25 +122,40 @@ impl Scan {
         g.mul(v, row)
     }
 
+    /// Extents of an array over all steps, or over one.
+    fn dims(&self, steps: usize, width: usize) -> [usize; 3] {
+        if self.form.time_major { [steps, self.batch, width] } else { [self.batch, steps, width] }
+    }
+
     /// Zeros for every step.
     fn stored(&self, g: &mut Graph, width: usize) -> Value {
-        g.full(self.ty, 0.0, &[self.time, self.batch, width])
+        g.full(self.ty, 0.0, &self.dims(self.time, width))
+    }
+
+    /// Where step `t` starts.
+    fn start(&self, g: &mut Graph, t: Value) -> [Value; 3] {
+        let zero = g.scalar(ElementType::S32, 0.0);
+        if self.form.time_major { [t, zero, zero] } else { [zero, t, zero] }
     }
 
     /// The matrix of step `t`.
     fn at(&self, g: &mut Graph, stored: Value, t: Value) -> Value {
-        let width = g.dims(stored)[2];
-        let zero = g.scalar(ElementType::S32, 0.0);
-        let row = g.dynamic_slice(stored, &[t, zero, zero], &[1, self.batch, width]);
+        let (width, start) = (g.dims(stored)[2], self.start(g, t));
+        let row = g.dynamic_slice(stored, &start, &self.dims(1, width));
         g.reshape(row, &[self.batch, width])
     }
 
     /// `stored` with the matrix of step `t` replaced.
     fn put(&self, g: &mut Graph, stored: Value, t: Value, matrix: Value) -> Value {
-        let width = g.dims(matrix)[1];
-        let zero = g.scalar(ElementType::S32, 0.0);
-        let row = g.reshape(matrix, &[1, self.batch, width]);
-        g.dynamic_update_slice(stored, row, &[t, zero, zero])
+        let (width, start) = (g.dims(matrix)[1], self.start(g, t));
+        let row = g.reshape(matrix, &self.dims(1, width));
+        g.dynamic_update_slice(stored, row, &start)
+    }
+
+    /// All steps of all rows as one matrix.
+    fn flat(&self, g: &mut Graph, stored: Value) -> Value {
+        let width = g.dims(stored)[2];
+        g.reshape(stored, &[self.time * self.batch, width])
     }
 
     /// The `which`-th part of width H along the last dimension.
@@ -205,10 +236,11 @@ impl Scan {
         };
         let (slopes, factors) = self.coefficients(g, packed, saved.c);
         let dz = self.backward_loop(g, slopes, factors, recurrent, cotangent);
-        let over_time_and_batch =
-            DotDimensions { lhs_contracting: vec![0, 1], rhs_contracting: vec![0, 1], ..Default::default() };
-        let d_kernel = g.dot_general(xs, dz, over_time_and_batch.clone());
-        let d_recurrent = g.dot_general(saved.h, dz, over_time_and_batch);
+        let [rows, states, d_rows] = [xs, saved.h, dz].map(|v| self.flat(g, v));
+        let over_rows =
+            DotDimensions { lhs_contracting: vec![0], rhs_contracting: vec![0], ..Default::default() };
+        let d_kernel = g.dot_general(rows, d_rows, over_rows.clone());
+        let d_recurrent = g.dot_general(states, d_rows, over_rows);
         let d_bias = g.sum(dz, &[0, 1]);
         let transposed = g.transpose(kernel, &[1, 0]);
         vec![g.matmul(dz, transposed), d_kernel, d_recurrent, d_bias]

@@ -235,12 +235,14 @@ fn a_custom_rule_replaces_the_generic_ones() {
 
 #[test]
 fn operations_without_a_rule_name_themselves_and_their_place() {
-    let window = [tpu_train_hlo::WindowDimension::default(); 2];
-    let build: [(&str, &dyn Fn(&mut Graph, Value) -> Value); 6] = [
+    const WINDOW: [tpu_train_hlo::WindowDimension; 2] =
+        [tpu_train_hlo::WindowDimension { size: 1, stride: 1, low: 0, high: 0, dilation: 1 }; 2];
+    type Build = dyn Fn(&mut Graph, Value) -> Value;
+    let build: [(&str, &Build); 6] = [
         ("sqrt", &|g, x| g.sqrt(x)),
         ("reverse", &|g, x| g.reverse(x, &[0])),
         ("reduce", &|g, x| g.reduce_max(x, &[1])),
-        ("reduce-window", &|g, x| g.reduce_window(x, &window, Reducer::Max)),
+        ("reduce-window", &|g, x| g.reduce_window(x, &WINDOW, Reducer::Max)),
         ("all-reduce", &|g, x| g.all_reduce(x, Reducer::Max)),
         ("get-tuple-element", &|g, x| {
             let never = |g: &mut Graph, _: &[Value]| g.scalar(ElementType::Pred, 0.0);
