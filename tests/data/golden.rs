@@ -100,7 +100,11 @@ fn every_variable_equals_crate_matfile() {
         assert_eq!(names, judge.arrays().iter().map(|a| a.name()).collect::<Vec<_>>());
         for array in judge.arrays() {
             let mut values = Vec::new();
-            ours.values(array.name(), &mut |chunk| Ok(values.extend_from_slice(chunk))).unwrap();
+            ours.values(array.name(), &mut |chunk| {
+                values.extend_from_slice(chunk);
+                Ok(())
+            })
+            .unwrap();
             match array.data() {
                 matfile::NumericData::Double { real, .. } => assert_eq!(&values, real),
                 other => panic!("{} is {other:?}", array.name()),
