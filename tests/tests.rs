@@ -1,3 +1,11 @@
+//! End to end, through the binary and the rooms' public doors; one test binary.
 #![allow(missing_docs)]
 mod data;
+mod events;
+mod files;
+mod pjrt;
+mod run;
+mod simulate;
+mod slices;
 mod support;
+mod wire;

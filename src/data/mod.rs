@@ -39,6 +39,7 @@ mod order;
 mod prepare;
 mod prepared;
 pub mod recording;
+pub mod simulate;
 mod source_order;
 mod split;
 pub mod spreadsheet;

@@ -7,11 +7,15 @@
 
 use std::collections::HashMap;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use super::mt19937::{Mt19937, permutation};
 use super::{DataError, WindowTable};
 
 /// What is dealt out as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SplitBy {
     /// All windows of a person.
     #[default]

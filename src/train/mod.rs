@@ -1,1 +1,44 @@
-//! train.
+//! Training, evaluation and prediction: the subcommands that drive a plugin.
+//!
+//! A training run opens the data, starts the runtime, compiles the training step and the evaluation, and then
+//! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
+//! computes happens on the devices; the loop feeds batches and reads three numbers back.
+
+pub mod dataset;
+pub mod evaluate;
+mod memory;
+pub mod plugin;
+pub mod predict;
+mod run;
+mod saved;
+pub mod session;
+pub mod stop;
+pub mod trainer;
+
+use crate::cli::TrainArgs;
+use crate::config::TrainConfig;
+use anyhow::Result;
+use dataset::Dataset;
+use run::Run;
+use session::Session;
+use stop::Stop;
+
+/// The subcommand `train`.
+///
+/// # Errors
+/// One sentence on what is wrong with the settings, the data, the platform or the disk.
+pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
+    let config = TrainConfig::resolve(args)?;
+    let dataset = Dataset::for_training(args, &config, stop)?;
+    let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
+    let mut run = Run::start(&config, &dataset, &session, args.init_weights.as_deref(), stop)?;
+    for epoch in 0..config.epochs {
+        run.train(epoch)?;
+        run.validate(epoch)?;
+        run.save()?;
+        if run.is_over() {
+            break;
+        }
+    }
+    run.finish(args.json)
+}
