@@ -165,9 +165,15 @@ fn prepare_root(
     let sums = Checksums::read(root)?;
     let sheet_path = root.join(SPREADSHEET_FILE);
     let spreadsheet = input_file(root, &sheet_path, &options.stop)?;
-    sums.check(&spreadsheet.path, &spreadsheet.sha256)?;
     let sheet = Spreadsheet::read(&sheet_path)?;
-    let (jobs, warnings) = choose(&sheet, root, &options.rule)?;
+    let (jobs, mut warnings) = choose(&sheet, root, &options.rule)?;
+    if sums.check(&spreadsheet.path, &spreadsheet.sha256).is_err() {
+        // People edit it to add columns and correct labels: that is no reason to stop.
+        let path = sheet_path.display();
+        warnings.push(format!(
+            "{path} is not as published in SHA256SUMS.txt: download it again if you did not edit it"
+        ));
+    }
     fs::create_dir_all(out).map_err(|e| DataError::write(out, 0, e))?;
     let lock = lock(out, &options.stop, progress)?;
     remove_temporary(out)?;
