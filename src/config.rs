@@ -254,7 +254,9 @@ fn learning_rate(args: &TrainArgs, base: LearningRate) -> Result<LearningRate, C
     };
     Ok(match decay {
         None => LearningRate::Constant(initial),
-        Some((decay_steps, decay_rate)) => LearningRate::ExponentialDecay { initial, decay_steps, decay_rate },
+        Some((decay_steps, decay_rate)) => {
+            LearningRate::ExponentialDecay { initial, decay_steps, decay_rate }
+        }
     })
 }
 
@@ -293,12 +295,7 @@ impl fmt::Display for TrainConfig {
         writeln!(f, "learning rate  {rate}")?;
         writeln!(f, "dropout        {}", self.dropout)?;
         writeln!(f, "l2             {}", self.l2)?;
-        write!(
-            f,
-            "batch norm     {}, momentum {}",
-            name(&self.batch_norm),
-            self.batch_norm_momentum
-        )
+        write!(f, "batch norm     {}, momentum {}", name(&self.batch_norm), self.batch_norm_momentum)
     }
 }
 
@@ -316,8 +313,7 @@ mod tests {
     #[test]
     fn what_is_typed_goes_over_the_recipe() {
         let config = resolve(&["--recipe", "source", "--learning-rate", "0.01", "--dropout", "0"]).unwrap();
-        let decay =
-            LearningRate::ExponentialDecay { initial: 0.01, decay_steps: 10_000.0, decay_rate: 0.9 };
+        let decay = LearningRate::ExponentialDecay { initial: 0.01, decay_steps: 10_000.0, decay_rate: 0.9 };
         assert_eq!((config.learning_rate, config.dropout, config.l2), (decay, 0.0, 0.01));
         assert!(!config.shuffle);
     }

@@ -19,8 +19,11 @@
 //! ```
 
 mod compile;
+mod element;
+mod error;
 mod host_tensor;
 mod memory;
+mod program;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,81 +33,17 @@ use tpu_train_hlo::ElementType;
 use tpu_train_proto::xla::HloModuleProto;
 
 use crate::pjrt::{
-    self, Argument, Buffer, Client, CompiledMemory, Device, LoadedExecutable, OptionValue, Platform,
-    PlatformRequest, Plugin, PluginFile, plugin,
+    self, Buffer, Client, Device, LoadedExecutable, OptionValue, Platform, PlatformRequest, Plugin,
+    PluginFile, plugin,
 };
+use element::to_pjrt;
+use program::Parameter;
 
 pub use compile::{compile_options, optimized_module};
+pub use error::RuntimeError;
 pub use host_tensor::HostTensor;
 pub use memory::memory_available;
-
-/// Errors of this room.
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// The plugin cannot be had, or refused something.
-    #[error(transparent)]
-    Pjrt(#[from] pjrt::Error),
-    /// A host tensor is not what it should be.
-    #[error("host tensor: expected {expected}, found {found}")]
-    Tensor {
-        /// What it should be.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
-    /// More replicas than devices.
-    #[error("{asked} replicas were asked for, but the platform {platform} has {present} devices")]
-    Replicas {
-        /// Replicas asked for.
-        asked: usize,
-        /// The platform.
-        platform: Platform,
-        /// Its devices.
-        present: usize,
-    },
-    /// The plugin runs the replicas of this process in another order than the devices.
-    #[error("the program runs on devices {found:?}, expected {expected:?} in this order")]
-    DeviceOrder {
-        /// Ids of the first addressable devices.
-        expected: Vec<i32>,
-        /// Ids of the program's devices.
-        found: Vec<i32>,
-    },
-    /// Rows that cannot be cut evenly.
-    #[error("{rows} rows cannot be cut over {replicas} replicas")]
-    Rows {
-        /// Rows of the tensor.
-        rows: usize,
-        /// Replicas.
-        replicas: usize,
-    },
-    /// An argument has another number of replicas than the program.
-    #[error("argument {argument} of the program has {found} replicas, expected {expected}")]
-    ArgumentReplicas {
-        /// Position of the argument.
-        argument: usize,
-        /// Replicas of the program in this process.
-        expected: usize,
-        /// Replicas of the argument.
-        found: usize,
-    },
-    /// The optimized program cannot be read.
-    #[error("the optimized program in format \"{format}\" cannot be read: {reason}")]
-    OptimizedProgram {
-        /// The plugin's name of the format.
-        format: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A dump cannot be written.
-    #[error("cannot write the dump {}: {source}", path.display())]
-    Dump {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-}
+pub use program::{Arg, Program, Replicated};
 
 /// What [`Runtime::start`] needs to know.
 #[derive(Clone, Debug)]
@@ -218,17 +157,22 @@ impl Runtime {
         if let Some((folder, name)) = dump {
             compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
         }
-        self.program(executable, compile_seconds)
+        self.program(executable, Parameter::all_of(module), compile_seconds)
     }
 
-    fn program(&self, executable: LoadedExecutable, compile_seconds: f64) -> Result<Program, RuntimeError> {
+    fn program(
+        &self,
+        executable: LoadedExecutable,
+        parameters: Vec<Parameter>,
+        compile_seconds: f64,
+    ) -> Result<Program, RuntimeError> {
         let found = executable.device_ids();
         let expected: Vec<i32> = self.devices.iter().take(found.len()).map(Device::id).collect();
         if found != expected {
             return Err(RuntimeError::DeviceOrder { expected, found: found.to_vec() });
         }
         let memory = executable.executable().memory().ok();
-        Ok(Program { executable, compile_seconds, memory })
+        Ok(Program { executable, parameters, compile_seconds, memory })
     }
 
     /// Ids of the devices that run `replicas` replicas. One process takes its own devices in order; a job of
@@ -352,185 +296,4 @@ fn actual_platform(
         return Err(pjrt::Error::WrongPlatform { path: file.path.clone(), found, expected }.into());
     }
     Ok(expected)
-}
-
-/// One buffer on each replica of this process.
-#[derive(Debug)]
-pub struct Replicated {
-    buffers: Vec<Buffer>,
-}
-
-impl Replicated {
-    /// Number of replicas.
-    pub fn replicas(&self) -> usize {
-        self.buffers.len()
-    }
-
-    /// The buffers, one for each replica.
-    pub fn buffers(&self) -> &[Buffer] {
-        &self.buffers
-    }
-
-    /// Copies one replica's array to the host.
-    ///
-    /// # Errors
-    /// There is no such replica, or what makes the buffer failed.
-    pub fn fetch(&self, replica: usize) -> Result<HostTensor, RuntimeError> {
-        let buffer = self.buffers.get(replica).ok_or_else(|| pjrt::Error::Argument {
-            what: "replica to fetch",
-            expected: format!("less than {}", self.buffers.len()),
-            found: replica.to_string(),
-        })?;
-        HostTensor::new(from_pjrt(buffer.element_type()?)?, &buffer.dims()?, buffer.to_host()?)
-    }
-
-    /// Copies every replica's array to the host.
-    ///
-    /// # Errors
-    /// What makes a buffer failed.
-    pub fn fetch_all(&self) -> Result<Vec<HostTensor>, RuntimeError> {
-        (0..self.replicas()).map(|replica| self.fetch(replica)).collect()
-    }
-
-    /// Copies every replica's array to the host and joins them along the first dimension: undoes
-    /// [`Runtime::shard`].
-    ///
-    /// # Errors
-    /// The arrays have no first dimension, or what makes a buffer failed.
-    pub fn fetch_rows(&self) -> Result<HostTensor, RuntimeError> {
-        let parts = self.fetch_all()?;
-        let mut dims = parts.first().map(|part| part.dims.clone()).unwrap_or_default();
-        let rows = |part: &HostTensor| part.dims.first().copied();
-        let Some(total) = parts.iter().map(rows).sum::<Option<usize>>().filter(|_| !dims.is_empty()) else {
-            return Err(RuntimeError::Tensor { expected: "rows to join".into(), found: "scalars".into() });
-        };
-        dims[0] = total;
-        HostTensor::new(
-            parts[0].element_type,
-            &dims,
-            parts.iter().flat_map(|part| &part.bytes).copied().collect(),
-        )
-    }
-}
-
-/// One input of a program, on all replicas.
-#[derive(Debug)]
-pub enum Arg<'a> {
-    /// Taken; the program may write an output over it. Gone after the call, whether or not that succeeds.
-    Donate(Replicated),
-    /// Read only.
-    Borrow(&'a Replicated),
-}
-
-impl Arg<'_> {
-    fn replicas(&self) -> usize {
-        match self {
-            Self::Donate(value) => value.replicas(),
-            Self::Borrow(value) => value.replicas(),
-        }
-    }
-}
-
-/// A compiled module on its devices.
-#[derive(Debug)]
-pub struct Program {
-    executable: LoadedExecutable,
-    compile_seconds: f64,
-    memory: Option<CompiledMemory>,
-}
-
-impl Program {
-    /// Replicas in this process.
-    pub fn replicas(&self) -> usize {
-        self.executable.device_ids().len()
-    }
-
-    /// Outputs of each replica.
-    pub fn output_count(&self) -> usize {
-        self.executable.output_count()
-    }
-
-    /// Wall time of the compilation, in seconds.
-    pub fn compile_seconds(&self) -> f64 {
-        self.compile_seconds
-    }
-
-    /// Memory each replica needs, in bytes; `None` where the plugin does not say.
-    pub fn memory(&self) -> Option<CompiledMemory> {
-        self.memory
-    }
-
-    /// The loaded executable, for what this room does not wrap.
-    pub fn executable(&self) -> &LoadedExecutable {
-        &self.executable
-    }
-
-    /// Runs the program once on every replica and waits for its end; one [`Replicated`] for each output.
-    ///
-    /// # Errors
-    /// An argument has another number of replicas; the arguments are not those of the program; a device failed.
-    /// Donated arguments are gone then as well.
-    pub fn execute(&self, arguments: Vec<Arg<'_>>) -> Result<Vec<Replicated>, RuntimeError> {
-        let replicas = self.replicas();
-        if let Some(argument) = arguments.iter().position(|argument| argument.replicas() != replicas) {
-            let found = arguments[argument].replicas();
-            return Err(RuntimeError::ArgumentReplicas { argument, expected: replicas, found });
-        }
-        let mut lists: Vec<Vec<Argument<'_>>> =
-            (0..replicas).map(|_| Vec::with_capacity(arguments.len())).collect();
-        for argument in arguments {
-            match argument {
-                Arg::Donate(value) => {
-                    let buffers = value.buffers.into_iter().map(Argument::Donate);
-                    lists.iter_mut().zip(buffers).for_each(|(list, buffer)| list.push(buffer));
-                }
-                Arg::Borrow(value) => {
-                    let buffers = value.buffers.iter().map(Argument::Borrow);
-                    lists.iter_mut().zip(buffers).for_each(|(list, buffer)| list.push(buffer));
-                }
-            }
-        }
-        let mut outputs: Vec<Replicated> =
-            (0..self.output_count()).map(|_| Replicated { buffers: Vec::with_capacity(replicas) }).collect();
-        for list in self.executable.execute(lists)? {
-            outputs.iter_mut().zip(list).for_each(|(output, buffer)| output.buffers.push(buffer));
-        }
-        Ok(outputs)
-    }
-}
-
-fn to_pjrt(element_type: ElementType) -> pjrt::ElementType {
-    match element_type {
-        ElementType::Pred => pjrt::ElementType::Pred,
-        ElementType::S8 => pjrt::ElementType::S8,
-        ElementType::S16 => pjrt::ElementType::S16,
-        ElementType::S32 => pjrt::ElementType::S32,
-        ElementType::S64 => pjrt::ElementType::S64,
-        ElementType::U8 => pjrt::ElementType::U8,
-        ElementType::U32 => pjrt::ElementType::U32,
-        ElementType::Bf16 => pjrt::ElementType::Bf16,
-        ElementType::F32 => pjrt::ElementType::F32,
-        ElementType::F64 => pjrt::ElementType::F64,
-    }
-}
-
-fn from_pjrt(element_type: pjrt::ElementType) -> Result<ElementType, RuntimeError> {
-    Ok(match element_type {
-        pjrt::ElementType::Pred => ElementType::Pred,
-        pjrt::ElementType::S8 => ElementType::S8,
-        pjrt::ElementType::S16 => ElementType::S16,
-        pjrt::ElementType::S32 => ElementType::S32,
-        pjrt::ElementType::S64 => ElementType::S64,
-        pjrt::ElementType::U8 => ElementType::U8,
-        pjrt::ElementType::U32 => ElementType::U32,
-        pjrt::ElementType::Bf16 => ElementType::Bf16,
-        pjrt::ElementType::F32 => ElementType::F32,
-        pjrt::ElementType::F64 => ElementType::F64,
-        other => {
-            return Err(RuntimeError::Tensor {
-                expected: "an element type that graphs have".into(),
-                found: format!("{other:?}"),
-            });
-        }
-    })
 }

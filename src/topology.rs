@@ -97,7 +97,8 @@ impl Mesh {
 
 impl std::fmt::Display for Mesh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+        let plural =
+            |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
         write!(f, "{} × {}", plural(self.slices, "slice"), plural(self.devices_per_slice, "device"))
     }
 }
@@ -111,10 +112,7 @@ mod tests {
         let mesh = Mesh::new(8, 1).unwrap();
         assert_eq!(mesh.rows(32), Ok(4));
         let error = mesh.rows(30).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "--batch-size 30 does not divide over 8 replicas; the nearest that do are 24, 32"
-        );
+        assert_eq!(error, "--batch-size 30 does not divide over 8 replicas; the nearest that do are 24, 32");
         assert!(mesh.rows(3).unwrap_err().to_string().ends_with("are 8"));
     }
 

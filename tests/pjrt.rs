@@ -136,6 +136,9 @@ fn dumps_hold_the_module_before_and_after_optimization() {
     let opcodes: Vec<&str> =
         after.computations.iter().flat_map(|c| &c.instructions).map(|i| i.opcode.as_str()).collect();
     assert!(opcodes.contains(&"all-reduce"), "{opcodes:?}");
+    let text = String::from_utf8(read("step.after.txt")).unwrap();
+    assert!(text.contains("all-reduce") && text.contains("ENTRY"), "{text}");
+    assert!(files.iter().any(|name| name == "step.before.txt"), "{files:?}");
     let theirs = |part: &str| files.iter().any(|name| name.contains(part) && name.ends_with(".txt"));
     assert!(theirs("before_optimizations") && theirs("after_optimizations"), "the compiler's own: {files:?}");
 }
@@ -195,10 +198,13 @@ fn arguments_that_do_not_fit_are_errors() {
     let program = runtime.compile(&module::all_reduce_loop(ELEMENTS), 2, None).unwrap();
     let (state, x) = inputs(&runtime, 2);
     let error = error_of(program.execute(vec![Arg::Borrow(&state)]));
-    assert!(error.contains("PJRT_LoadedExecutable_Execute"), "{error}");
+    assert_eq!(error, "the program takes 2 arguments, found 1");
     let wide = runtime.replicate(&HostTensor::from_f32(&[0.0; 9], &[9]), 2).unwrap();
     let error = error_of(program.execute(vec![Arg::Borrow(&state), Arg::Borrow(&wide)]));
-    assert!(error.contains("PJRT_LoadedExecutable_Execute"), "{error}");
+    assert_eq!(error, "argument 1 of the program, \"x\": expected F32[4], found F32[9]");
+    let whole = runtime.replicate(&HostTensor::from_i32(&[0; 4], &[4]), 2).unwrap();
+    let error = error_of(program.execute(vec![Arg::Borrow(&whole), Arg::Borrow(&x)]));
+    assert!(error.contains("\"state\": expected F32[4], found S32[4]"), "{error}");
     let four = runtime.replicate(&HostTensor::from_f32(&[0.0; 4], &[4]), 4).unwrap();
     let error = error_of(program.execute(vec![Arg::Borrow(&state), Arg::Borrow(&four)]));
     assert!(error.contains("argument 1") && error.contains("4 replicas, expected 2"), "{error}");

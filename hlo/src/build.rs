@@ -365,14 +365,7 @@ impl Graph {
         match values {
             [] => Vec::new(),
             &[v] => vec![self.all_reduce(v, reducer)],
-            _ => {
-                let before = self.nodes.len();
-                let tuple = self.push(Op::AllReduce(reducer), values);
-                if self.nodes.len() == before {
-                    return values.to_vec();
-                }
-                (0..values.len()).map(|i| self.push(Op::Element(i), &[tuple])).collect()
-            }
+            _ => self.push_tuple(Op::AllReduce(reducer), values),
         }
     }
 

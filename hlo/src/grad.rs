@@ -5,7 +5,8 @@
 
 use std::panic::Location;
 
-use crate::graph::Region;
+use crate::graph::{Node, Region, Type};
+use crate::op::Op;
 use crate::vjp::vjp;
 use crate::{Graph, GraphError, Value};
 
@@ -40,10 +41,18 @@ impl Graph {
     }
 }
 
+/// Whether a cotangent can pass through a node at all.
+fn passes(node: &Node) -> bool {
+    match &node.ty {
+        Type::Array(shape) => shape.element_type.is_float() && !matches!(*node.op, Op::StopGradient),
+        Type::Tuple(_) => true,
+    }
+}
+
 struct Sweep {
     /// For each node below the start, the sum of the cotangents so far.
     cotangents: Vec<Option<Value>>,
-    /// Whether a node depends on what is differentiated.
+    /// Whether a node depends on what is differentiated, by a path that a cotangent can take.
     active: Vec<bool>,
 }
 
@@ -54,8 +63,8 @@ impl Sweep {
         let end = inside.map(|r| r.nodes.end).fold(objective.index() + 1, usize::max);
         let mut active = vec![false; end];
         for i in 0..end {
-            active[i] =
-                wrt.iter().any(|v| v.index() == i) || g.nodes[i].operands.iter().any(|v| active[v.index()]);
+            let through = passes(&g.nodes[i]) && g.nodes[i].operands.iter().any(|v| active[v.index()]);
+            active[i] = through || wrt.iter().any(|v| v.index() == i);
         }
         Self { cotangents: vec![None; end], active }
     }

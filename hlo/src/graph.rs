@@ -173,12 +173,7 @@ impl Graph {
         let condition = self.nested("condition", &shapes, |g, carry| vec![condition(g, carry)]);
         let body = self.nested("body", &shapes, body);
         let op = Op::While { condition: Box::new(condition), body: Box::new(body) };
-        let before = self.nodes.len();
-        let tuple = self.push(op, init);
-        if self.nodes.len() == before {
-            return init.to_vec();
-        }
-        (0..init.len()).map(|i| self.push(Op::Element(i), &[tuple])).collect()
+        self.push_tuple(op, init)
     }
 
     /// A region with a hand-written rule. `forward` appends the region's operations and returns its outputs and
@@ -243,6 +238,21 @@ impl Graph {
                 }
             }
         }
+    }
+
+    /// Appends an operation whose result is a tuple like its operands, and returns its elements.
+    #[track_caller]
+    pub(crate) fn push_tuple(&mut self, op: Op, operands: &[Value]) -> Vec<Value> {
+        let (location, before) = (Location::caller(), self.nodes.len());
+        let tuple = self.push(op, operands);
+        if self.nodes.len() == before {
+            return operands.to_vec();
+        }
+        let element = |(i, &v): (usize, &Value)| {
+            let ty = Type::Array(self.shape(v).clone());
+            self.append(Op::Element(i), &[tuple], ty, location)
+        };
+        operands.iter().enumerate().map(element).collect()
     }
 
     fn append(

@@ -8,12 +8,6 @@ type Inferred = Result<Shape, String>;
 
 /// The type of `op` over operands of these types.
 pub(crate) fn infer(op: &Op, operands: &[&Type]) -> Result<Type, String> {
-    if let Op::Element(i) = op {
-        return match operands {
-            [Type::Tuple(shapes)] if *i < shapes.len() => Ok(Type::Array(shapes[*i].clone())),
-            _ => Err(format!("expected a tuple of more than {i} elements")),
-        };
-    }
     let arrays: Option<Vec<&Shape>> = operands
         .iter()
         .map(|t| match t {
@@ -97,6 +91,7 @@ fn array(op: &Op, s: &[&Shape]) -> Inferred {
         }
         Op::ReduceWindow { window, .. } => reduce_window(s[0], window),
         Op::AllReduce(_) | Op::StopGradient => Ok(s[0].clone()),
+        // Loops are inferred above; elements take their shape from the tuple's operands.
         Op::While { .. } | Op::Element(_) => Err("expected an array operation".to_owned()),
     }
 }

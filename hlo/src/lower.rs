@@ -170,7 +170,9 @@ impl Module {
         let mut body = Body { module: self, instructions: Vec::new(), scope: "" };
         let tuple = body.push("parameter", tuple_proto(&shapes), &[], |_| ());
         let mut ids = HashMap::new();
-        for (i, (&v, shape)) in parameters.iter().zip(&shapes).enumerate() {
+        for (i, (&v, shape)) in
+            parameters.iter().zip(&shapes).enumerate().filter(|(_, (v, _))| live.nodes[v.index()])
+        {
             let element = |e: &mut HloInstructionProto| e.tuple_index = i as i64;
             ids.insert(v, body.push("get-tuple-element", shape_proto(shape), &[tuple], element));
         }

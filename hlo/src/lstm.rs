@@ -64,7 +64,6 @@ struct Scan {
     ty: ElementType,
     batch: usize,
     time: usize,
-    features: usize,
     units: usize,
 }
 
@@ -94,7 +93,7 @@ impl Scan {
         let fits = is(kernel, &[features, 4 * units])
             && is(recurrent, &[units, 4 * units])
             && is(bias, &[4 * units]);
-        (fits && ty.is_float() && time > 0).then_some(Self { form, ty, batch, time, features, units })
+        (fits && ty.is_float() && time > 0).then_some(Self { form, ty, batch, time, units })
     }
 
     /// Columns of the sigmoid gates times ½, which makes them `tanh` gates.

@@ -120,13 +120,13 @@ fn batch_norm(
     variables: &[Value],
     training: Option<&Training>,
 ) -> (Value, Option<[Value; 2]>) {
-    let [gamma, beta, moving_mean, moving_variance] = [variables[0], variables[1], variables[2], variables[3]];
+    let [gamma, beta, moving_mean, moving_variance] =
+        [variables[0], variables[1], variables[2], variables[3]];
     let (mean, variance, moving) = match training {
         None => (moving_mean, moving_variance, None),
         Some(training) => {
             let statistics = batch_statistics(g, x, training);
-            let moving =
-                moving_statistics(g, config, [moving_mean, moving_variance], &statistics, training);
+            let moving = moving_statistics(g, config, [moving_mean, moving_variance], &statistics, training);
             (statistics.mean, statistics.variance, Some(moving))
         }
     };

@@ -301,8 +301,11 @@ impl LoadedExecutable {
     /// on all devices or on none. Gives `[device][output]`. Donated buffers are gone afterwards, on failure too:
     /// a caller that wants to go on after an error must have kept copies.
     ///
+    /// The caller holds number and shapes of the arguments against the program's parameters: with several devices
+    /// the CPU plugin waits for ever for those that refused theirs.
+    ///
     /// # Errors
-    /// Lists that do not fit together, an argument the program does not take, or the first failure of any device.
+    /// Lists that do not fit together, or the first failure of any device.
     pub fn execute(&self, arguments: Vec<Vec<Argument<'_>>>) -> Result<Vec<Vec<Buffer>>> {
         let borrowed = borrowed_indices(&arguments, self.device_ids.len())?;
         let lists: Vec<Vec<*mut sys::Buffer>> =

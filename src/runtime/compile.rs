@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use prost::Message;
+use tpu_train_hlo::text;
 use tpu_train_proto::xla::device_assignment_proto::ComputationDevice;
 use tpu_train_proto::xla::option_override_proto::Value;
 use tpu_train_proto::xla::{
@@ -86,5 +87,6 @@ pub(super) fn dump_module(
         let path = folder.join(format!("{name}.{stage}.{extension}"));
         fs::write(&path, bytes).map_err(|source| RuntimeError::Dump { path, source })
     };
-    write("pb", &module.encode_to_vec())
+    write("pb", &module.encode_to_vec())?;
+    write("txt", text::print(module).as_bytes())
 }

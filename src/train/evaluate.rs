@@ -89,7 +89,6 @@ impl<'a> Evaluator<'a> {
         }
         Ok(())
     }
-
 }
 
 impl Evaluation {

@@ -23,13 +23,16 @@ pub(super) fn compile_step(session: &Session, config: &StepConfig) -> Result<Pro
     };
     let batch = config.rows * config.replicas;
     let say = |bytes: Option<u64>| bytes.map_or("more".into(), |b| format!("{:.1} GB", b as f64 / 1e9));
-    let problem = format!("a training step of batch {batch} needs {} of memory, {} is free", say(needed), say(free));
+    let problem =
+        format!("a training step of batch {batch} needs {} of memory, {} is free", say(needed), say(free));
     match largest_that_fits(session, config, needed)? {
         Some(rows) => {
             let fits = rows * config.replicas;
             bail!("{problem}; the largest batch that fits is {fits}: --batch-size {fits}")
         }
-        None => bail!("{problem}; not even one window a replica fits: shorten --window or use fewer --slices"),
+        None => {
+            bail!("{problem}; not even one window a replica fits: shorten --window or use fewer --slices")
+        }
     }
 }
 

@@ -71,8 +71,9 @@ fn as_table(prepared: &Prepared, table: &WindowTable, classes: &[String], evalua
         if rows.is_empty() {
             continue;
         }
-        let mean: Vec<f32> =
-            (0..classes.len()).map(|c| rows.iter().map(|row| row[c]).sum::<f32>() / rows.len() as f32).collect();
+        let mean: Vec<f32> = (0..classes.len())
+            .map(|c| rows.iter().map(|row| row[c]).sum::<f32>() / rows.len() as f32)
+            .collect();
         let class = most_probable(&mean);
         let agree = rows.iter().filter(|row| most_probable(row) == class).count();
         text.row([

@@ -65,12 +65,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let step = step_config(config, dataset, session)?;
         check_out(&config.out)?;
-        let plan = Plan::new(
-            dataset.split.train.clone(),
-            session.batch_size,
-            config.seed.into(),
-            config.shuffle,
-        )?;
+        let plan =
+            Plan::new(dataset.split.train.clone(), session.batch_size, config.seed.into(), config.shuffle)?;
         let log = KerasLog::create(
             &config.logdir,
             &run_name(SystemTime::now()),
@@ -85,7 +81,9 @@ impl<'a> Run<'a> {
         let evaluator = Evaluator::new(session, &step)?;
         let (weights, origin) = initial_weights(&step.model, config.seed, init_weights)?;
         let trainer = Trainer::new(session, &step, program, &weights, None)?;
-        eprintln!("weights        {origin}\ncompiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica");
+        eprintln!(
+            "weights        {origin}\ncompiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica"
+        );
         Ok(Self {
             config,
             dataset,

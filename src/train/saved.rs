@@ -35,10 +35,14 @@ pub(super) fn config(model: &SavedModel, args: &EvalArgs) -> Result<TrainConfig>
         None => TrainConfig::readme(),
     };
     if args.window.is_some_and(|window| window != model.config.window) {
-        bail!("the model takes windows of {} samples; --window must be that or left out", model.config.window);
+        bail!(
+            "the model takes windows of {} samples; --window must be that or left out",
+            model.config.window
+        );
     }
     config.window = model.config.window;
-    config.stride = args.stride.unwrap_or(if model.details.is_some() { config.stride } else { config.window });
+    config.stride =
+        args.stride.unwrap_or(if model.details.is_some() { config.stride } else { config.window });
     if let Some(column) = &args.data.label_column {
         config.label_column = Some(column.clone());
     }

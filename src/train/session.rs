@@ -48,7 +48,8 @@ impl Session {
             }
             Mesh::over(runtime.devices().len(), args.slices.unwrap_or(1))?
         };
-        let default = if on_cpu { BATCH_ON_CPU.next_multiple_of(mesh.replicas()) } else { BATCH_ON_ACCELERATOR };
+        let default =
+            if on_cpu { BATCH_ON_CPU.next_multiple_of(mesh.replicas()) } else { BATCH_ON_ACCELERATOR };
         let batch_size = batch_size.unwrap_or(default);
         let rows = mesh.rows(batch_size)?;
         Ok(Self { runtime, mesh, batch_size, rows, dump })

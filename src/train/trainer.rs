@@ -66,8 +66,7 @@ impl<'a> Trainer<'a> {
                 state.extend(session.replicate(&optimizer.second_moments)?);
             }
             None => {
-                let zeros: Vec<NamedTensor> =
-                    trainable_variables(&config.model).iter().map(zeros).collect();
+                let zeros: Vec<NamedTensor> = trainable_variables(&config.model).iter().map(zeros).collect();
                 // Two uploads: one buffer cannot be donated twice.
                 state.extend(session.replicate(&zeros)?);
                 state.extend(session.replicate(&zeros)?);
@@ -92,8 +91,7 @@ impl<'a> Trainer<'a> {
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
         let batch = self.session.upload(batch, &self.config)?;
         let state = std::mem::take(&mut self.state);
-        let arguments =
-            state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
+        let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
         let mut outputs = self.program.execute(arguments)?;
         let metrics = outputs.pop();
         self.state = outputs;

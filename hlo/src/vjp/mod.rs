@@ -20,12 +20,11 @@ pub(crate) fn vjp(g: &mut Graph, index: usize, ct: Value) -> Option<Cotangents> 
     let Node { operands, .. } = &g.nodes[index];
     let v = operands.clone();
     let parts = match &*op {
-        Op::Parameter { .. } | Op::Constant(_) | Op::Iota { .. } | Op::ReplicaId => vec![],
-        Op::StopGradient => vec![None],
+        Op::Parameter { .. } | Op::Constant(_) | Op::Iota { .. } | Op::ReplicaId | Op::StopGradient => vec![],
         Op::Unary(op) => vec![Some(unary(g, *op, v[0], out, ct)?)],
         Op::Binary(op) => binary(g, *op, &v, out, ct)?,
         Op::Select => select(g, v[0], ct),
-        Op::Convert(_) => vec![g.shape(v[0]).element_type.is_float().then_some(ct)],
+        Op::Convert(_) => vec![Some(ct)],
         Op::Broadcast { mapping, .. } => vec![Some(broadcast(g, mapping, ct))],
         Op::Reshape(_) => {
             let dims = g.dims(v[0]);

@@ -45,7 +45,7 @@ impl Subject {
                 0.75 * rng.factor(0.25),
                 rng.factor(0.3),
                 rng.factor(0.1),
-                rng.factor(0.3),
+                rng.factor(0.25),
                 rng.factor(0.2),
             ],
             frequencies: [rng.between(42.0, 56.0), rng.between(58.0, 78.0)],
@@ -97,6 +97,7 @@ impl Recording {
         let shift = profile.rate_spread * rng.normal();
         let rate = |rise: f64| (subject.resting_rate + rise * subject.response + shift).clamp(42.0, 198.0);
         let mut heights = subject.waves;
+        heights[3] *= profile.s_wave * rng.factor(0.1);
         heights[4] *= profile.t_wave * rng.factor(0.08);
         Self {
             scenario,
@@ -186,7 +187,7 @@ impl Recording {
         track.noise(rng, Colour::Band(110.0, 0.5), |t| {
             0.7 * muscle * profile.muscle * self.growth(profile, t)
         });
-        track.noise(rng, Colour::White, |t| 0.5 * muscle * profile.muscle * self.growth(profile, t));
+        track.noise(rng, Colour::White, |t| 0.7 * muscle * profile.muscle * self.growth(profile, t));
         track.noise(rng, Colour::Low(0.6), |t| wander * profile.wander * self.growth(profile, t));
         track.tone(50.0, TAU * rng.uniform(), |_| self.mains);
         if let Motion::Pedals { cadence, .. } = profile.motion {
@@ -218,8 +219,9 @@ impl Recording {
                 for (n, &step) in steps.iter().enumerate() {
                     let side = if n % 2 == 0 { 1.1 } else { 0.9 };
                     let size = motion * strength * side * growth(step) * rng.factor(0.15);
-                    track.thump(step, 0.035, 32.0, size);
-                    track.click(rng, step, 0.012, 0.5 * size);
+                    // The microphone is pushed away first.
+                    track.thump(step, 0.035, 32.0, -size);
+                    track.click(rng, step, 0.012, 0.25 * size);
                 }
             }
             Motion::Pedals { cadence, whirr } => {
