@@ -31,8 +31,8 @@ pub enum Located {
     Prepared(PathBuf),
 }
 
-/// Finds the data set at `dir`, or below it where recursive wget leaves it; by default the latter under the
-/// current folder.
+/// Finds the data set at `dir`, or below it where recursive wget leaves it; by default the latter under the current
+/// folder.
 ///
 /// # Errors
 /// When there is neither a spreadsheet nor a manifest.
@@ -50,10 +50,11 @@ pub fn locate(dir: Option<&Path>) -> Result<Located, DataError> {
     if dir.join(MANIFEST_FILE).is_file() {
         return Ok(Located::Prepared(dir.into()));
     }
-    for root in [dir.to_path_buf(), dir.join(WGET_FOLDER)] {
-        if is_root(&root) {
-            return Ok(Located::Root(root));
-        }
+    // DIR itself, or any folder on the way down that wget makes.
+    let steps: Vec<&str> = WGET_FOLDER.split('/').collect();
+    let below = (0..=steps.len()).rev().map(|i| dir.join(steps[i..].join("/")));
+    if let Some(root) = below.into_iter().find(|root| is_root(root)) {
+        return Ok(Located::Root(root));
     }
     let hint = match dir.symlink_metadata() {
         Err(_) => "there is no such folder",

@@ -12,6 +12,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use hdf5_pure::{Dataset, make_f64_type};
+
 use super::DataError;
 use super::mat5::Sink;
 
@@ -19,6 +21,9 @@ const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
 /// Values read at a time.
 const CHUNK: u64 = 1 << 17;
+
+/// Values handed over at a time.
+const PIECE: usize = 8192;
 
 /// An opened file.
 pub struct Mat73File {
@@ -94,24 +99,55 @@ impl Mat73File {
         let dataset = guarded(|| self.file.dataset(name)).map_err(|found| self.variable(name, found))?;
         let shape = guarded(|| dataset.shape()).map_err(|found| self.variable(name, found))?;
         // Windows go along the first dimension; a signal stored (1, N) can only be read whole.
-        let step = if shape.first() == Some(&count) { CHUNK } else { count };
+        if shape.first() != Some(&count) {
+            return self.whole(name, &dataset, count, sink);
+        }
         let mut at = 0;
         while at < count {
-            let n = step.min(count - at);
-            let read = if step == count {
-                guarded(|| dataset.read_f64())
-            } else {
-                guarded(|| dataset.read_f64_rows(at, n))
-            };
-            let values = read.map_err(|found| self.variable(name, found))?;
-            if values.len() as u64 != n {
-                return Err(self.variable(name, format!("{} values where {n} were expected", values.len())));
-            }
-            for chunk in values.chunks(8192) {
-                sink(chunk)?;
-            }
+            let n = CHUNK.min(count - at);
+            let values =
+                guarded(|| dataset.read_f64_rows(at, n)).map_err(|found| self.variable(name, found))?;
+            self.hand_over(name, &values, n, sink)?;
             at += n;
         }
+        Ok(count)
+    }
+
+    /// Reads a dataset at once: plain float64 as bytes, converted in pieces, so that it is in memory only once.
+    fn whole(
+        &self,
+        name: &str,
+        dataset: &Dataset,
+        count: u64,
+        sink: &mut Sink<'_>,
+    ) -> Result<u64, DataError> {
+        let fail = |found| self.variable(name, found);
+        if guarded(|| dataset.datatype()).map_err(fail)? != make_f64_type() {
+            let values = guarded(|| dataset.read_f64()).map_err(fail)?;
+            return self.hand_over(name, &values, count, sink);
+        }
+        let bytes = guarded(|| dataset.read_raw()).map_err(fail)?;
+        let (words, _) = bytes.as_chunks::<8>();
+        if words.len() as u64 != count {
+            return Err(fail(format!("{} values where {count} were expected", words.len())));
+        }
+        for words in words.chunks(PIECE) {
+            sink(&words.iter().map(|word| f64::from_le_bytes(*word)).collect::<Vec<_>>())?;
+        }
+        Ok(count)
+    }
+
+    fn hand_over(
+        &self,
+        name: &str,
+        values: &[f64],
+        count: u64,
+        sink: &mut Sink<'_>,
+    ) -> Result<u64, DataError> {
+        if values.len() as u64 != count {
+            return Err(self.variable(name, format!("{} values where {count} were expected", values.len())));
+        }
+        values.chunks(PIECE).try_for_each(sink)?;
         Ok(count)
     }
 

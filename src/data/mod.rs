@@ -29,6 +29,7 @@ mod batch;
 pub mod catalog;
 pub mod checksums;
 mod error;
+mod folder;
 mod labels;
 mod manifest;
 mod mapped;

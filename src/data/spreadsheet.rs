@@ -87,7 +87,7 @@ impl Spreadsheet {
         for record in records {
             let record = record.map_err(|e| fail(format!("a line cannot be read: {e}")))?;
             if record.iter().any(|cell| !cell.trim().is_empty()) {
-                rows.push(parse_row(&record, &columns).map_err(fail)?);
+                rows.push(parse_row(&record, line_of(text, &record), &columns).map_err(fail)?);
             }
         }
         check_rows(&rows).map_err(fail)?;
@@ -130,8 +130,14 @@ fn named_columns(header: &csv::StringRecord) -> Vec<(usize, String)> {
     columns
 }
 
-fn parse_row(record: &csv::StringRecord, columns: &[(usize, String)]) -> Result<Row, String> {
-    let line = record.position().map_or(0, csv::Position::line);
+/// The line a record starts on, from 1. The parser's own count lags behind where lines end in CRLF.
+fn line_of(text: &str, record: &csv::StringRecord) -> u64 {
+    let at = record.position().map_or(0, |p| p.byte() as usize);
+    let newlines = text.as_bytes()[at..].iter().take_while(|b| b"\r\n".contains(b)).count();
+    1 + text.as_bytes()[..at + newlines].iter().filter(|b| **b == b'\n').count() as u64
+}
+
+fn parse_row(record: &csv::StringRecord, line: u64, columns: &[(usize, String)]) -> Result<Row, String> {
     let cell = |index: usize| record.get(index).unwrap_or("").to_owned();
     let fields: BTreeMap<_, _> = columns.iter().map(|(index, name)| (name.clone(), cell(*index))).collect();
     let name = field(&fields, RECORD_NAME).unwrap_or("").trim().to_owned();

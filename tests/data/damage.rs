@@ -17,7 +17,7 @@ fn every_cut_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.mat");
     for compress in [true, false] {
-        let bytes = mat_bytes(&wave(1, 300), &wave(2, 300), compress);
+        let bytes = mat_bytes(&wave(1, 120), &wave(2, 120), compress);
         for cut in 0..bytes.len() {
             let error = read(&path, &bytes[..cut]).expect_err("a cut file is no recording").to_string();
             assert!(error.contains("a.mat"), "cut at {cut}: {error}");
@@ -30,7 +30,7 @@ fn every_cut_is_an_error() {
 fn every_flip_is_an_error_or_harmless() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.mat");
-    let bytes = mat_bytes(&wave(1, 200), &wave(2, 200), true);
+    let bytes = mat_bytes(&wave(1, 80), &wave(2, 80), true);
     let whole = read(&path, &bytes).unwrap();
     for at in 0..bytes.len() {
         for bit in [0x01, 0x10, 0x80, 0xff] {

@@ -100,7 +100,11 @@ fn every_variable_equals_crate_matfile() {
         assert_eq!(names, judge.arrays().iter().map(|a| a.name()).collect::<Vec<_>>());
         for array in judge.arrays() {
             let mut values = Vec::new();
-            ours.values(array.name(), &mut |chunk| Ok(values.extend_from_slice(chunk))).unwrap();
+            ours.values(array.name(), &mut |chunk| {
+                values.extend_from_slice(chunk);
+                Ok(())
+            })
+            .unwrap();
             match array.data() {
                 matfile::NumericData::Double { real, .. } => assert_eq!(&values, real),
                 other => panic!("{} is {other:?}", array.name()),
@@ -130,6 +134,15 @@ fn the_source_split_is_reproduced() {
     let every: Vec<u32> = (0..83_712).collect();
     assert_eq!(table.class_counts(&every), [11_520, 4_512, 18_720, 18_720, 14_400, 15_840]);
     assert_eq!(table.subjects.len(), 24);
+
+    for seed in 0..5 {
+        let split = Split::new(&table, &SplitOptions { seed, ..Default::default() }).unwrap();
+        for part in [&split.validation, &split.test] {
+            let share = part.len() as f64 / 83_712.0;
+            assert!((share - 0.1).abs() < 0.03, "seed {seed}: {share}");
+        }
+        assert!(table.class_counts(&split.train).iter().all(|c| *c > 0));
+    }
 
     let rule = LabelRule::SourceScenario;
     let table = WindowTable::new(&all, 2, 2, &rule, RecordingOrder::Source).unwrap();

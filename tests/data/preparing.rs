@@ -186,7 +186,8 @@ fn published_checksums_are_verified() {
     let error = root.prepare_error();
     assert!(error.contains("A1.mat does not match SHA256SUMS.txt") && error.contains("download"), "{error}");
     write(format!("{a2} ECGPCGSpreadsheet.csv\n"));
-    assert!(root.prepare_error().contains("ECGPCGSpreadsheet.csv does not match"));
+    let warnings = root.prepare().warnings().join("\n");
+    assert!(warnings.contains("ECGPCGSpreadsheet.csv is not as published"), "{warnings}");
     write("what is this\n".into());
     let error = root.prepare_error();
     assert!(error.contains("line 1") && error.contains("what is this"), "{error}");
@@ -223,6 +224,10 @@ fn the_folder_wget_leaves_and_a_prepared_folder_are_found() {
     let mut options = PrepareOptions::new(Some(outer.path().into()));
     options.out = Some(outer.path().join("out"));
     let prepared = prepare(&options, &|_| {}).unwrap();
+    for folder in ["physionet.org", "physionet.org/files/ephnogram", catalog::WGET_FOLDER] {
+        options.data = Some(outer.path().join(folder));
+        assert_eq!(prepare(&options, &|_| {}).unwrap().recordings(), prepared.recordings());
+    }
     fs::remove_dir_all(outer.path().join("physionet.org")).unwrap();
     let again = prepare(&PrepareOptions::new(options.out), &|_| {}).unwrap();
     assert_eq!(prepared.recordings(), again.recordings());
