@@ -1,5 +1,7 @@
 //! The binding against real plugins, with modules made by hand.
 
+#![allow(clippy::unwrap_used)]
+
 mod aot;
 mod install;
 mod module;
