@@ -1,4 +1,5 @@
 //! Model files, judged by Keras itself.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,14 @@ def leave(folder, part, arrays):
 def same(ours, theirs):
     assert len(ours) == len(theirs), (len(ours), len(theirs))
     for a, b in zip(ours, theirs): np.testing.assert_array_equal(a, b, strict=True)
+
+def equal(ours, theirs, path=""):
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), (path, set(ours) ^ set(theirs))
+        for key in ours: equal(ours[key], theirs[key], f"{path}/{key}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for i, (a, b) in enumerate(zip(ours, theirs)): equal(a, b, f"{path}/{i}")
+    else: assert ours == theirs and type(ours) == type(theirs), (path, ours, theirs)
 
 folder = sys.argv[1]
 c = json.load(open(f"{folder}/config.json"))
@@ -217,7 +226,6 @@ fn leave_model(exchange: &Exchange, model: &SavedModel) {
 
 /// Asserts every weight, every optimizer variable, equal predictions, and a step taken from the restored state.
 const OPENS: &str = r#"
-schedule = len(sys.argv) > 2
 expected, m, v = load(folder, "weights"), load(folder, "m"), load(folder, "v")
 independent = build(c)
 independent.set_weights([np.asarray(w) for w in expected] if not c["dropout"] else
@@ -225,10 +233,14 @@ independent.set_weights([np.asarray(w) for w in expected] if not c["dropout"] el
 expected = load(folder, "weights")
 rate = json.load(open(f"{folder}/rate.json"))
 x, y = batch(c)
+outputs = independent.predict(x, verbose=0)
+
+def check_weights(model):
+    same(weights(model), expected)
+    np.testing.assert_allclose(model.predict(x, verbose=0), outputs, rtol=0, atol=1e-6)
 
 def check(model):
-    same(weights(model), expected)
-    state = {variable.path.split("/")[-1]: np.asarray(variable) for variable in model.optimizer.variables}
+    check_weights(model)
     assert int(model.optimizer.iterations) == 1234
     moments = [np.asarray(variable) for variable in model.optimizer.variables if variable.ndim]
     same(moments[0::2], m)
@@ -243,7 +255,6 @@ def check(model):
     else:
         assert len(o.variables) == 2 + 2 * len(m) and lr == np.float32(rate)
     assert model.loss == "sparse_categorical_crossentropy"
-    np.testing.assert_allclose(model.predict(x, verbose=0), independent.predict(x, verbose=0), rtol=0, atol=1e-6)
 
 def trained(model):
     keras.utils.set_random_seed(7)
@@ -256,16 +267,39 @@ model = keras.saving.load_model(f"{folder}/model.keras")
 check(model)
 after = trained(model)
 
+# Keras 3.15 builds the optimizer of a legacy file for no variable at all, so it never restores the moments, not even
+# of its own files. What it would write is compared instead: every array, under the same name, in the same order.
 model = keras.saving.load_model(f"{folder}/model.h5")
-check(model)
-if not c["dropout"]: same(trained(model), after)
+check_weights(model)
+logging.disable(logging.WARNING)
+keras.saving.load_model(f"{folder}/model.keras").save(f"{folder}/again.h5")
+logging.disable(logging.NOTSET)
+def contents(path):
+    "Layers of a loaded model lack the model's own name in their paths, which no reader looks at."
+    def plain(name): return getattr(name, "decode", name.__str__)().replace("sequential/", "").replace("sequential_", "")
+    arrays, lists = {}, {}
+    with h5py.File(path) as file:
+        def one(path, item):
+            if isinstance(item, h5py.Dataset): arrays[plain(path)] = item[()]
+            for key in ("weight_names", "layer_names"):
+                if key in item.attrs: lists[path, key] = [plain(n) for n in item.attrs[key]]
+        file.visititems(one)
+        return arrays, lists, json.loads(file.attrs["model_config"])
+ours, theirs = contents(f"{folder}/model.h5"), contents(f"{folder}/again.h5")
+ours[0].pop("tpu_train")
+assert ours[0].keys() == theirs[0].keys(), ours[0].keys() ^ theirs[0].keys()
+for path in ours[0]: np.testing.assert_array_equal(ours[0][path], theirs[0][path])
+equal(ours[1], theirs[1])
+equal(ours[2], theirs[2])
 
 rated = keras.optimizers.schedules.ExponentialDecay(rate["initial"], rate["decay_steps"], rate["decay_rate"]) \
     if isinstance(rate, dict) else rate
-independent.compile(keras.optimizers.Adam(rated, 0.85, 0.99, 1e-6), "sparse_categorical_crossentropy", metrics=["accuracy"])
-independent.optimizer.build(independent.trainable_variables)
+keras.utils.clear_session()  # Names count from the start again.
 model = build(c)
 model.compile(keras.optimizers.Adam(rated, 0.85, 0.99, 1e-6), "sparse_categorical_crossentropy", metrics=["accuracy"])
+network = json.loads(model.to_json())
+assert network["compile_config"].pop("optimizer")
+equal(json.load(open(f"{folder}/network.json")), network)
 model.optimizer.build(model.trainable_variables)
 model.load_weights(f"{folder}/model.weights.h5")
 check(model)
@@ -288,6 +322,7 @@ fn keras_opens(config: ModelConfig, learning_rate: LearningRate) {
         }
     };
     std::fs::write(exchange.path("rate.json"), rate.to_string()).unwrap();
+    std::fs::write(exchange.path("network.json"), model_json(&model.config)).unwrap();
     let names = serde_json::to_vec(&names(&model.config, false)).unwrap();
     std::fs::write(exchange.path("names.json"), names).unwrap();
     exchange.run(OPENS);
@@ -301,18 +336,6 @@ fn keras_opens_every_format_with_the_optimizers_state() {
 #[test]
 fn keras_opens_l2_dropout_and_decay() {
     keras_opens(odd(), DECAY);
-}
-
-#[test]
-fn the_networks_json_is_what_keras_writes() {
-    let Some(exchange) = Exchange::new(&odd()) else { return };
-    let theirs = exchange.run("model = build(c); compile(model, 0.1); print(model.to_json())");
-    let mut theirs: serde_json::Value = serde_json::from_str(&theirs).unwrap();
-    let ours: serde_json::Value = serde_json::from_str(&model_json(&odd())).unwrap();
-    // Keras writes what its backend decided; another one may decide otherwise.
-    assert_eq!(theirs["compile_config"]["jit_compile"], true);
-    theirs["compile_config"]["jit_compile"] = "auto".into();
-    assert_eq!(ours, theirs);
 }
 
 /// Trains in Keras, saves in every format, and leaves what Rust must find.

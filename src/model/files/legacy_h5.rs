@@ -3,6 +3,9 @@
 //! Attributes `model_config` and `training_config` are JSON; `model_weights/<layer>` lists the paths of its arrays in
 //! the attribute `weight_names`, in order, and `layer_names` lists the layers. The optimizer's variables stand in
 //! `optimizer_weights` in the same way. A file of weights alone has the layers at its root.
+//!
+//! Keras 3 writes the optimizer's moments into such a file but never restores them, not even its own: it builds the
+//! optimizer for no variable at all (Keras 3.15). To train on in Keras 3, use `.keras`, or compile the model anew.
 
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@
 //! | ending | holds | Keras opens it with |
 //! |---|---|---|
 //! | `.keras` | everything | `keras.saving.load_model` |
-//! | `.h5` | everything | `keras.saving.load_model` |
+//! | `.h5` | everything | `keras.saving.load_model`, to predict; Keras 3 restores no optimizer from it |
 //! | `.weights.h5` | everything; Keras sees weights and optimizer | `model.load_weights` |
 //! | `.safetensors` | everything | not at all |
 //!
