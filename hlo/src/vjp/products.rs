@@ -81,7 +81,7 @@ fn extents(g: &Graph, v: &[Value], c: &ConvolutionConfig, ct: Value, i: usize) -
 }
 
 /// The cotangent, spread by the stride, is convolved with the kernel turned round: turned as an array, since XLA:CPU
-/// runs a convolution with window reversal some twenty times slower.
+/// runs a convolution with window reversal an order of magnitude slower.
 fn of_input(g: &mut Graph, v: &[Value], c: &ConvolutionConfig, precision: Precision, ct: Value) -> Value {
     let windows = (0..c.windows.len())
         .map(|i| {

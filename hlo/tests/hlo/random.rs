@@ -4,8 +4,10 @@ use tpu_train_hlo::eval::{Tensor, evaluate};
 use tpu_train_hlo::random::{threefry2x32, threefry2x32_host, uniform, uniform_host};
 use tpu_train_hlo::{ElementType, Graph, Shape, Value};
 
+type Vector = ([u32; 2], [u32; 2], [u32; 2]);
+
 /// Counter, key, result: the `threefry2x32 20` lines of Random123's known-answer file.
-const VECTORS: [([u32; 2], [u32; 2], [u32; 2]); 3] = [
+const VECTORS: [Vector; 3] = [
     ([0, 0], [0, 0], [0x6b20_0159, 0x99ba_4efe]),
     ([u32::MAX, u32::MAX], [u32::MAX, u32::MAX], [0x1cb9_96fc, 0xbb00_2be7]),
     ([0x243f_6a88, 0x85a3_08d3], [0x1319_8a2e, 0x0370_7344], [0xc492_3a9c, 0x483d_f7a0]),
@@ -33,7 +35,7 @@ fn the_graph_gives_the_published_vectors() {
     let p: Vec<Value> =
         (0..4).map(|i| g.parameter(&format!("p{i}"), Shape::new(ElementType::U32, &[3]))).collect();
     let result = threefry2x32(&mut g, [p[0], p[1]], [p[2], p[3]]);
-    let column = |f: &dyn Fn(&([u32; 2], [u32; 2], [u32; 2])) -> u32| words(&VECTORS.each_ref().map(f));
+    let column = |f: &dyn Fn(&Vector) -> u32| words(&VECTORS.each_ref().map(f));
     let inputs = vec![column(&|v| v.1[0]), column(&|v| v.1[1]), column(&|v| v.0[0]), column(&|v| v.0[1])];
     let found = evaluate(&g, &result, &[inputs]).unwrap();
     assert_eq!(found[0], [column(&|v| v.2[0]), column(&|v| v.2[1])]);
