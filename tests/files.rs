@@ -299,6 +299,8 @@ model = build(c)
 model.compile(keras.optimizers.Adam(rated, 0.85, 0.99, 1e-6), "sparse_categorical_crossentropy", metrics=["accuracy"])
 network = json.loads(model.to_json())
 assert network["compile_config"].pop("optimizer")
+# "auto", or what the backend made of it.
+network["compile_config"]["jit_compile"] = "auto"
 equal(json.load(open(f"{folder}/network.json")), network)
 model.optimizer.build(model.trainable_variables)
 model.load_weights(f"{folder}/model.weights.h5")
@@ -554,6 +556,9 @@ save("linear", *convolutions(), *rest()[:2], layers.Dense(2))
 model = keras.Sequential([keras.Input((50, 2)), *convolutions(), *rest()])
 model.compile(keras.optimizers.SGD(), "mse"); model.save(f"{folder}/sgd.keras")
 model.compile(keras.optimizers.Adam(clipnorm=1.0), "mse"); model.save(f"{folder}/clip.keras")
+model.layers[0].trainable = False
+model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy")
+model.train_on_batch(np.ones((2, 50, 2)), np.zeros(2)); model.save(f"{folder}/frozen.keras")
 a = keras.Input((50, 2)); b = keras.Input((50, 2))
 x = layers.Add()([a, b])
 for layer in [*convolutions(), *rest()]: x = layer(x)

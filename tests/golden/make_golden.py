@@ -3,7 +3,7 @@
     python3 -m pip install --target judge keras==3.15.0 jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 \
         h5py==3.16.0 ml_dtypes==0.6.0 optree==0.20.0 safetensors==0.8.0
     PYTHONPATH=judge python3 tests/golden/make_golden.py              # all committed cases, beside this file
-    PYTHONPATH=judge python3 tests/golden/make_golden.py full DIR     # the full-width model, 17 MB, into DIR
+    PYTHONPATH=judge python3 tests/golden/make_golden.py full DIR     # the full-width model, 48 MB, into DIR
 
 README.md, beside this file, says what the files hold.
 """

@@ -12,11 +12,10 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::hdf5::Reader;
 use super::layers::fit;
-use super::optimizer::Settings;
 use super::{
-    Extras, LARGEST_FILE, OptimizerState, Problem, SavedModel, network_json, network_parse, weights_h5,
+    Extras, LARGEST_FILE, Problem, SavedModel, network_json, network_parse, optimizer, trainable_variables,
+    weights_h5,
 };
-use crate::model::{ModelConfig, variables};
 
 const CONFIG: &str = "config.json";
 const METADATA: &str = "metadata.json";
@@ -68,27 +67,10 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Result<SavedModel, Problem> {
     let file = Reader::new(weights)?;
     let weights = fit(weights_h5::found_layers(&file)?, &config)?;
     let mut notes = Vec::new();
-    let optimizer = optimizer(&json, &file, &config, &mut notes)?;
+    let described = json.pointer("/compile_config/optimizer");
+    let variables = || weights_h5::optimizer_variables(&file);
+    let optimizer = optimizer::from_keras(described, variables, &trainable_variables(&config), &mut notes)?;
     Ok(SavedModel { config, weights, optimizer, details, notes })
-}
-
-fn optimizer(
-    json: &Value,
-    file: &Reader,
-    config: &ModelConfig,
-    notes: &mut Vec<String>,
-) -> Result<Option<OptimizerState>, Problem> {
-    let Some(settings) = json.pointer("/compile_config/optimizer") else { return Ok(None) };
-    match Settings::parse(settings) {
-        Ok(settings) => {
-            let trainable: Vec<_> = variables(config).into_iter().filter(|spec| spec.trainable).collect();
-            settings.restore(weights_h5::optimizer_variables(file)?, &trainable)
-        }
-        Err(note) => {
-            notes.push(note);
-            Ok(None)
-        }
-    }
 }
 
 /// An entry's bytes; `None` where there is no such entry.

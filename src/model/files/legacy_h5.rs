@@ -12,9 +12,12 @@ use serde_json::{Value, json};
 use super::hdf5::{Data, Group, Reader};
 use super::layers::{FoundLayer, fit};
 use super::network_json::{self, layer_names};
-use super::optimizer::{Settings, Variable};
-use super::{Contents, Extras, LearningRate, OptimizerState, Problem, SavedModel, Weights, network_parse};
-use crate::model::{ModelConfig, NamedTensor, variables};
+use super::optimizer::{self, Variable};
+use super::{
+    Contents, Extras, LearningRate, OptimizerState, Problem, SavedModel, Weights, network_parse,
+    trainable_variables,
+};
+use crate::model::NamedTensor;
 
 const LAYERS: &str = "model_weights";
 const OPTIMIZER: &str = "optimizer_weights";
@@ -92,14 +95,13 @@ pub(super) fn from_file(file: &Reader) -> Result<Contents, Problem> {
         None => json!({}),
     };
     let mut notes = Vec::new();
-    let optimizer = match training.get("optimizer_config").map(Settings::parse) {
-        Some(Ok(settings)) => restore(file, settings, &config)?,
-        Some(Err(note)) => {
-            notes.push(note);
-            None
-        }
-        None => None,
-    };
+    let described = training.get("optimizer_config");
+    let optimizer = optimizer::from_keras(
+        described,
+        || optimizer_variables(file),
+        &trainable_variables(&config),
+        &mut notes,
+    )?;
     let extras = file.bytes(EXTRAS)?.map(|bytes| Extras::from_json(&bytes)).transpose()?;
     let details = extras.and_then(|extras| extras.details);
     Ok(Contents::Model(Box::new(SavedModel { config, weights, optimizer, details, notes })))
@@ -123,17 +125,10 @@ fn found_layer(file: &Reader, root: &str, name: String) -> Result<FoundLayer, Pr
     Ok(FoundLayer { weights: weights.collect::<Result<_, _>>()?, name })
 }
 
-fn restore(
-    file: &Reader,
-    settings: Settings,
-    config: &ModelConfig,
-) -> Result<Option<OptimizerState>, Problem> {
+fn optimizer_variables(file: &Reader) -> Result<Vec<Variable>, Problem> {
     if !file.has_group(OPTIMIZER) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let paths = file.strings(OPTIMIZER, "weight_names")?.unwrap_or_default();
-    let list: Result<Vec<Variable>, _> =
-        paths.iter().map(|path| file.variable(&format!("{OPTIMIZER}/{path}"))).collect();
-    let trainable: Vec<_> = variables(config).into_iter().filter(|spec| spec.trainable).collect();
-    settings.restore(list?, &trainable)
+    paths.iter().map(|path| file.variable(&format!("{OPTIMIZER}/{path}"))).collect()
 }

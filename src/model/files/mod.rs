@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 
 use self::error::Action as Doing;
 use self::layers::FoundLayer;
-use super::{ModelConfig, NamedTensor, variables};
+use super::{ModelConfig, NamedTensor, VariableSpec, variables};
 
 pub use self::error::{Action, FilesError, Problem};
 pub use self::network_json::model_json;
@@ -281,15 +281,18 @@ fn load(path: &Path) -> Result<Vec<u8>, Problem> {
 
 /// Refuses to write what could not be read back.
 fn check(model: &SavedModel) -> Result<(), Problem> {
-    let specs = variables(&model.config);
-    check_tensors(&model.weights, specs.clone())?;
+    check_tensors(&model.weights, variables(&model.config))?;
     let Some(state) = &model.optimizer else { return Ok(()) };
-    let trainable: Vec<_> = specs.into_iter().filter(|spec| spec.trainable).collect();
-    check_tensors(&state.first_moments, trainable.clone())?;
-    check_tensors(&state.second_moments, trainable)
+    check_tensors(&state.first_moments, trainable_variables(&model.config))?;
+    check_tensors(&state.second_moments, trainable_variables(&model.config))
 }
 
-fn check_tensors(tensors: &[NamedTensor], specs: Vec<super::VariableSpec>) -> Result<(), Problem> {
+/// The variables the optimizer updates, in order.
+fn trainable_variables(config: &ModelConfig) -> Vec<VariableSpec> {
+    variables(config).into_iter().filter(|spec| spec.trainable).collect()
+}
+
+fn check_tensors(tensors: &[NamedTensor], specs: Vec<VariableSpec>) -> Result<(), Problem> {
     if tensors.len() != specs.len() {
         return Err(Problem::Structure {
             expected: format!("{} tensors", specs.len()),

@@ -157,6 +157,31 @@ impl LearningRate {
     }
 }
 
+/// Adam's state from Keras's description and list; what cannot be continued becomes a note, for the weights alone are
+/// of use.
+pub(super) fn from_keras(
+    optimizer: Option<&Value>,
+    variables: impl FnOnce() -> Result<Vec<Variable>, Problem>,
+    trainable: &[VariableSpec],
+    notes: &mut Vec<String>,
+) -> Result<Option<OptimizerState>, Problem> {
+    let Some(optimizer) = optimizer else { return Ok(None) };
+    let settings = match Settings::parse(optimizer) {
+        Ok(settings) => settings,
+        Err(note) => {
+            notes.push(note);
+            return Ok(None);
+        }
+    };
+    match settings.restore(variables()?, trainable) {
+        Err(Problem::Structure { expected, found }) => {
+            notes.push(format!("the optimizer's state is left behind: expected {expected}, found {found}"));
+            Ok(None)
+        }
+        restored => restored,
+    }
+}
+
 /// First and second moments, out of an interleaved list or one after the other.
 fn split(tensors: Vec<NamedTensor>, trainable: &[VariableSpec]) -> Option<[Vec<NamedTensor>; 2]> {
     let count = trainable.len();

@@ -12,8 +12,8 @@ use safetensors::{SafeTensors, serialize};
 use super::hdf5::MOST_ELEMENTS;
 use super::layers::{FoundLayer, fit, natural_key};
 use super::optimizer::Variable;
-use super::{Contents, Extras, OptimizerState, Problem, SavedModel, Weights, finite};
-use crate::model::{ModelConfig, NamedTensor, variables};
+use super::{Contents, Extras, OptimizerState, Problem, SavedModel, Weights, finite, trainable_variables};
+use crate::model::{ModelConfig, NamedTensor};
 
 const EXTRAS: &str = "tpu_train";
 const MOMENTS: [&str; 2] = ["optimizer/first_moment/", "optimizer/second_moment/"];
@@ -106,7 +106,7 @@ fn optimizer(
     config: &ModelConfig,
 ) -> Result<Option<OptimizerState>, Problem> {
     let (Some(settings), Some(iteration)) = (extras.optimizer, extras.iteration) else { return Ok(None) };
-    let trainable: Vec<_> = variables(config).into_iter().filter(|spec| spec.trainable).collect();
+    let trainable = trainable_variables(config);
     let mut list = vec![Variable::Scalar(iteration as f64)];
     for spec in &trainable {
         for prefix in MOMENTS {

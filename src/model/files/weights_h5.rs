@@ -7,8 +7,7 @@ use super::hdf5::{Data, Group, Reader};
 use super::layers::{FoundLayer, fit, natural_key};
 use super::network_json::layer_names;
 use super::optimizer::Variable;
-use super::{Contents, Extras, LearningRate, Problem, SavedModel, Weights};
-use crate::model::variables;
+use super::{Contents, Extras, LearningRate, Problem, SavedModel, Weights, trainable_variables};
 
 /// Where Keras 3 keeps the layers.
 pub(super) const LAYERS: &str = "layers";
@@ -64,7 +63,7 @@ pub(super) fn from_file(file: &Reader) -> Result<Contents, Problem> {
     let extras = Extras::from_json(&bytes)?;
     let Some(config) = extras.config else { return Ok(Contents::Weights(Weights { layers })) };
     let weights = fit(layers, &config)?;
-    let trainable: Vec<_> = variables(&config).into_iter().filter(|spec| spec.trainable).collect();
+    let trainable = trainable_variables(&config);
     let optimizer = match extras.optimizer {
         Some(settings) => settings.restore(optimizer_variables(file)?, &trainable)?,
         None => None,
