@@ -3,6 +3,7 @@
 mod data;
 mod events;
 mod files;
+mod golden;
 mod pjrt;
 mod readme;
 mod rooms;
