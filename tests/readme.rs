@@ -58,7 +58,8 @@ fn every_command_of_the_readme_runs() {
             eprintln!("skipped here: `{command}` runs {place}");
             continue;
         }
-        let trains = ["-- train", "tpu-train train", "tpu-train --"].iter().any(|start| command.contains(start));
+        let trains =
+            ["-- train", "tpu-train train", "tpu-train --"].iter().any(|start| command.contains(start));
         let quick = if trains { QUICK } else { "" };
         let settings = command
             .replace("cargo run --release --", program)

@@ -133,9 +133,7 @@ fn ten_steps_over_eight_slices_follow_those_of_one() {
         let mut trainer = Trainer::new(session, &config, program, &weights, None).unwrap();
         let losses: Vec<f64> =
             (0..10).map(|step| trainer.step(&batch(step, 16, 16)).unwrap().loss()).collect();
-        for (spec, variable) in
-            tpu_train::model::variables(&config.model).iter().zip(trainer.variables())
-        {
+        for (spec, variable) in tpu_train::model::variables(&config.model).iter().zip(trainer.variables()) {
             let replicas = variable.fetch_all().unwrap();
             assert!(replicas.iter().all(|other| other == &replicas[0]), "{} differs", spec.name);
         }
