@@ -349,6 +349,21 @@ mod tests {
     }
 
     #[test]
+    fn the_sources_recipe_is_what_its_notebook_sets() {
+        let config = resolve(&["--recipe", "source"]).unwrap();
+        let decay = LearningRate::ExponentialDecay { initial: 1e-3, decay_steps: 10_000.0, decay_rate: 0.9 };
+        assert_eq!((config.batch_size, config.epochs, config.window), (Some(512), 50, 10_000));
+        assert_eq!((config.learning_rate, config.l2, config.dropout), (decay, 0.01, 0.5));
+        assert_eq!((config.shuffle, config.batch_norm), (false, BatchNormScope::Local));
+        assert_eq!((config.split, config.val_fraction, config.test_fraction), (SplitBy::Random, 0.0, 0.1));
+        assert_eq!(config.label_rule(), crate::data::LabelRule::SourceScenario);
+        assert!(config.validates_on_test());
+        let plain = resolve(&[]).unwrap();
+        assert_eq!((plain.split, plain.l2, plain.dropout), (SplitBy::Subject, 0.0, 0.0));
+        assert_eq!(plain.label_rule(), crate::data::LabelRule::Scenario);
+    }
+
+    #[test]
     fn the_stride_follows_the_window() {
         assert_eq!(resolve(&["--window", "500"]).unwrap().stride, 500);
     }

@@ -85,7 +85,7 @@ impl Start {
         if let Contents::Model(saved) = &contents {
             saved.notes.iter().for_each(|note| eprintln!("note: {note}"));
             if let Some(state) = &saved.optimizer {
-                origin += &format!("; its optimizer's {} steps are not gone on with", state.iteration);
+                origin += &format!("; its optimizer's state ({} steps) is left out", state.iteration);
             }
         }
         let weights = contents
