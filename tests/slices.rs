@@ -3,7 +3,7 @@
 use crate::support;
 use tpu_train::cli::PlatformArgs;
 use tpu_train::data::{Batch, Samples};
-use tpu_train::model::network::BatchNormScope;
+use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::{self, StepConfig};
 use tpu_train::model::{ModelConfig, initialize, trainable_variables};
@@ -37,6 +37,7 @@ fn config(session: &Session, batch_norm: BatchNormScope, dropout: f64) -> StepCo
         replicas: session.mesh.replicas(),
         rows: session.rows,
         batch_norm,
+        precision: Precision::F32,
         samples: ElementType::S16,
         seed: 7,
     }

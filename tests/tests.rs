@@ -2,9 +2,12 @@
 #![allow(missing_docs)]
 mod data;
 mod events;
+mod export;
 mod files;
 mod pjrt;
+mod precision;
 mod readme;
+mod resume;
 mod rooms;
 mod run;
 mod simulate;

@@ -7,7 +7,7 @@
 //! Every row has a weight, 1 for a window and 0 for padding. Loss, metrics, gradients and batch statistics
 //! divide by the sum of the weights over all replicas, so that a partial batch counts for what it holds.
 
-use super::network::{self, BatchNormScope, Training};
+use super::network::{self, BatchNormScope, Precision, Training};
 use super::optimizer::{Adam, Slot};
 use super::{ModelConfig, VariableSpec, variables};
 use tpu_train_hlo::{Comparison, ElementType, Graph, GraphError, Shape, Value, lower};
@@ -26,6 +26,8 @@ pub struct StepConfig {
     pub rows: usize,
     /// Rows of batch normalisation's statistics.
     pub batch_norm: BatchNormScope,
+    /// What products are computed in.
+    pub precision: Precision,
     /// Type of the raw samples: `S16` or `F32`.
     pub samples: ElementType,
     /// Seed of dropout's draws.
@@ -115,7 +117,14 @@ fn program(g: &Graph, outputs: &[Value], donated: usize) -> Result<Program, Grap
     Ok(Program { module: lower(g, outputs, &aliases)?, outputs: outputs.len() })
 }
 
-fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Vec<Value> {
+/// An empty graph whose products are computed as the configuration has it.
+fn graph(name: &str, config: &StepConfig) -> Graph {
+    let mut g = Graph::new(name);
+    g.set_precision(config.precision.into());
+    g
+}
+
+pub(super) fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Vec<Value> {
     specs
         .iter()
         .map(|spec| g.parameter(&format!("{prefix}{}", spec.name), Shape::new(ElementType::F32, &spec.dims)))
@@ -124,7 +133,7 @@ fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Vec<Value> {
 
 /// One optimizer step. Parameters: state, samples, minimum, range, labels, weights. Outputs: state, metrics.
 pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = Graph::new("train_step");
+    let mut g = graph("train_step", config);
     let g = &mut g;
     let specs = variables(&config.model);
     let (trainable, trainable_specs): (Vec<usize>, Vec<VariableSpec>) =
@@ -164,7 +173,7 @@ pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
 /// labels, weights. Outputs: the gradients of the trainable variables, the moving mean and variance after
 /// the step, the metrics.
 pub fn gradients(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = Graph::new("gradients");
+    let mut g = graph("gradients", config);
     let g = &mut g;
     let specs = variables(&config.model);
     let trainable: Vec<usize> = (0..specs.len()).filter(|&i| specs[i].trainable).collect();
@@ -181,7 +190,7 @@ pub fn gradients(config: &StepConfig) -> Result<Program, GraphError> {
 /// The network on a batch. Parameters: variables, samples, minimum, range, labels, weights. Outputs: softmax
 /// probabilities `[B, classes]`, loss of each row `[B]` without the penalty, the penalty (scalar).
 pub fn evaluate(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = Graph::new("evaluate");
+    let mut g = graph("evaluate", config);
     let g = &mut g;
     let variables = declare(g, "", &variables(&config.model));
     let batch = BatchParameters::declare(g, config);
@@ -265,7 +274,7 @@ const L2_KERNEL: usize = 11;
 const MOVING_MEAN: usize = super::MOVING_STATISTICS.start;
 
 /// `logits − log Σ exp(logits)` over the last dimension of `[B, classes]`.
-fn log_softmax(g: &mut Graph, logits: Value) -> Value {
+pub(super) fn log_softmax(g: &mut Graph, logits: Value) -> Value {
     g.scope("log_softmax", |g| {
         let dims = g.shape(logits).dims.clone();
         let largest = g.reduce_max(logits, &[1]);
