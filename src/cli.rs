@@ -2,7 +2,7 @@
 
 use crate::config::Recipe;
 use crate::data::SplitBy;
-use crate::model::network::BatchNormScope;
+use crate::model::network::{BatchNormScope, Precision};
 use crate::pjrt::{Platform, PlatformRequest};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -44,6 +44,13 @@ pub enum Command {
     /// Predict the class of each window of new recordings
     #[command(after_help = "Example: tpu-train predict --model model.keras --json DIR/MAT/ECGPCG0003.mat")]
     Predict(PredictArgs),
+    /// Write a saved model in another format, or its inference graph as HLO
+    #[command(after_help = "Examples:\n  tpu-train export --model model.keras --out model.safetensors\n  \
+                      tpu-train export --model model.keras --out model.hlo.txt --batch-size 32\n\n\
+                      The graph's parameters are the variables, in Keras's order and under their names, and the \
+                      windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
+                      [batch, classes].")]
+    Export(ExportArgs),
     /// List or install PJRT plugins
     #[command(after_help = "Example: tpu-train plugin install cpu")]
     Plugin(PluginArgs),
@@ -96,10 +103,10 @@ pub struct TrainArgs {
     /// Settings to start from: readme is the plain model, source is what the source's TPU notebook sets
     #[arg(long, value_enum, default_value_t = Recipe::Readme)]
     pub recipe: Recipe,
-    /// Passes over the training windows [default: 50]
+    /// Passes over the training windows, from the run's beginning [default: 50]
     #[arg(long, value_name = "N")]
     pub epochs: Option<u64>,
-    /// Stop after this many steps, wherever in an epoch that is
+    /// Stop after this many steps from the run's beginning, wherever in an epoch that is
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
@@ -129,6 +136,9 @@ pub struct TrainArgs {
     /// L2 penalty on the hidden dense kernel [default: 0]
     #[arg(long, value_name = "FACTOR")]
     pub l2: Option<f64>,
+    /// What products are computed in; all else is float32 in either [default: f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
     /// What a part of the split holds whole: no subject, or no recording, is in two parts [default: subject]
     #[arg(long, value_enum)]
     pub split: Option<SplitBy>,
@@ -144,9 +154,12 @@ pub struct TrainArgs {
     /// Windows in the order of the spreadsheet, then of time
     #[arg(long)]
     pub no_shuffle: bool,
-    /// Start from the weights of a saved model
+    /// Start from the weights of a saved model, whatever its layers' sizes; its optimizer starts anew
     #[arg(long, value_name = "FILE")]
     pub init_weights: Option<PathBuf>,
+    /// Go on with the run whose model is in --out, with the same settings, to more --epochs or --steps
+    #[arg(long, conflicts_with = "init_weights")]
+    pub resume: bool,
     /// Folder of the TensorBoard logs [default: logs/fit]
     #[arg(long, value_name = "DIR")]
     pub logdir: Option<PathBuf>,
@@ -252,6 +265,21 @@ pub struct PredictArgs {
     /// Print the predictions as one JSON object on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+/// Settings of `export`.
+#[derive(Args, Clone, Debug)]
+pub struct ExportArgs {
+    /// The saved model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// File to write: .keras, .weights.h5, .h5 or .safetensors, or the graph alone as .hlo.pb (a serialized
+    /// HloModuleProto) or .hlo.txt
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Windows that the graph takes at once [default: 1]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
 }
 
 /// Settings of `plugin`.

@@ -2,7 +2,7 @@
 
 use crate::cli::TrainArgs;
 use crate::data::SplitBy;
-use crate::model::network::BatchNormScope;
+use crate::model::network::{BatchNormScope, Precision};
 use crate::model::optimizer::LearningRate;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -36,11 +36,11 @@ pub struct TrainConfig {
     pub val_fraction: f64,
     /// Share of windows for the test.
     pub test_fraction: f64,
-    /// Windows in a step over all replicas; `None` leaves it to the platform.
+    /// Windows in a step over all replicas; `None`, before a platform is chosen, leaves it to that.
     pub batch_size: Option<usize>,
-    /// Passes over the training windows.
+    /// Passes over the training windows, from the run's beginning.
     pub epochs: u64,
-    /// Steps after which to stop.
+    /// Steps after which to stop, from the run's beginning.
     pub steps: Option<u64>,
     /// Whether windows are shuffled anew each epoch.
     pub shuffle: bool,
@@ -56,6 +56,9 @@ pub struct TrainConfig {
     pub batch_norm: BatchNormScope,
     /// Momentum of the moving statistics.
     pub batch_norm_momentum: f64,
+    /// What products are computed in.
+    #[serde(default)]
+    pub precision: Precision,
     /// Folder of the TensorBoard logs; not saved with the model, which does not depend on it.
     #[serde(skip)]
     pub logdir: PathBuf,
@@ -142,6 +145,7 @@ impl TrainConfig {
             l2: args.l2.unwrap_or(base.l2),
             batch_norm: args.batch_norm.unwrap_or(base.batch_norm),
             batch_norm_momentum: args.batch_norm_momentum.unwrap_or(base.batch_norm_momentum),
+            precision: args.precision.unwrap_or(base.precision),
             logdir: args.logdir.clone().unwrap_or(base.logdir),
             out: args.out.clone().unwrap_or(base.out),
         };
@@ -157,8 +161,10 @@ impl TrainConfig {
         };
         if args.demo {
             base.epochs = DEMO_EPOCHS;
-            // A few hundred steps are too few for Keras's 0.99 to forget its start.
+            // A hundred steps: too few for Keras's 0.99 to forget its start, and for small steps.
             base.batch_norm_momentum = 0.9;
+            base.learning_rate =
+                LearningRate::ExponentialDecay { initial: 2e-3, decay_steps: 40.0, decay_rate: 0.5 };
             base.val_fraction = 0.17;
             base.test_fraction = 0.17;
             base.logdir = "demo/logs/fit".into();
@@ -186,6 +192,7 @@ impl TrainConfig {
             l2: 0.0,
             batch_norm: BatchNormScope::Synced,
             batch_norm_momentum: 0.99,
+            precision: Precision::F32,
             logdir: "logs/fit".into(),
             out: "model.keras".into(),
         }
@@ -245,6 +252,22 @@ impl TrainConfig {
     }
 }
 
+impl TrainConfig {
+    /// Whether validation windows are the test windows, as in the source.
+    pub fn validates_on_test(&self) -> bool {
+        self.recipe == Recipe::Source
+    }
+
+    /// The labels and how they are read.
+    fn labels(&self) -> String {
+        match (&self.label_column, self.recipe) {
+            (Some(column), _) => column.clone(),
+            (None, Recipe::Readme) => "Recording Scenario".into(),
+            (None, Recipe::Source) => "Recording Scenario, by the source's exact match".into(),
+        }
+    }
+}
+
 fn learning_rate(args: &TrainArgs, base: LearningRate) -> Result<LearningRate, ConfigError> {
     let initial = args.learning_rate.unwrap_or(base.at(0));
     let decay = match (&args.lr_decay, base) {
@@ -282,22 +305,29 @@ impl fmt::Display for TrainConfig {
         let name = |value: &dyn fmt::Debug| format!("{value:?}").to_lowercase();
         let steps = self.steps.map_or(String::new(), |steps| format!(", at most {steps} steps"));
         writeln!(f, "recipe         {}", name(&self.recipe))?;
-        writeln!(f, "labels         {}", self.label_column.as_deref().unwrap_or("Recording Scenario"))?;
+        writeln!(f, "labels         {}", self.labels())?;
         writeln!(f, "windows        {} samples every {}", self.window, self.stride)?;
         writeln!(
             f,
             "split          by {}, validation {}, test {}",
             name(&self.split),
-            self.val_fraction,
+            if self.validates_on_test() {
+                "on the test windows".into()
+            } else {
+                self.val_fraction.to_string()
+            },
             self.test_fraction
         )?;
+        let batch = self.batch_size.map_or("the platform's".into(), |batch| batch.to_string());
+        writeln!(f, "batch          {batch}")?;
         writeln!(f, "epochs         {}{steps}", self.epochs)?;
         writeln!(f, "order          {}", if self.shuffle { "shuffled" } else { "as recorded" })?;
         writeln!(f, "seed           {}", self.seed)?;
         writeln!(f, "learning rate  {rate}")?;
         writeln!(f, "dropout        {}", self.dropout)?;
         writeln!(f, "l2             {}", self.l2)?;
-        write!(f, "batch norm     {}, momentum {}", name(&self.batch_norm), self.batch_norm_momentum)
+        writeln!(f, "batch norm     {}, momentum {}", name(&self.batch_norm), self.batch_norm_momentum)?;
+        write!(f, "precision      {}", name(&self.precision))
     }
 }
 
@@ -318,6 +348,21 @@ mod tests {
         let decay = LearningRate::ExponentialDecay { initial: 0.01, decay_steps: 10_000.0, decay_rate: 0.9 };
         assert_eq!((config.learning_rate, config.dropout, config.l2), (decay, 0.0, 0.01));
         assert!(!config.shuffle);
+    }
+
+    #[test]
+    fn the_sources_recipe_is_what_its_notebook_sets() {
+        let config = resolve(&["--recipe", "source"]).unwrap();
+        let decay = LearningRate::ExponentialDecay { initial: 1e-3, decay_steps: 10_000.0, decay_rate: 0.9 };
+        assert_eq!((config.batch_size, config.epochs, config.window), (Some(512), 50, 10_000));
+        assert_eq!((config.learning_rate, config.l2, config.dropout), (decay, 0.01, 0.5));
+        assert_eq!((config.shuffle, config.batch_norm), (false, BatchNormScope::Local));
+        assert_eq!((config.split, config.val_fraction, config.test_fraction), (SplitBy::Random, 0.0, 0.1));
+        assert_eq!(config.label_rule(), crate::data::LabelRule::SourceScenario);
+        assert!(config.validates_on_test());
+        let plain = resolve(&[]).unwrap();
+        assert_eq!((plain.split, plain.l2, plain.dropout), (SplitBy::Subject, 0.0, 0.0));
+        assert_eq!(plain.label_rule(), crate::data::LabelRule::Scenario);
     }
 
     #[test]

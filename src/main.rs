@@ -26,6 +26,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Simulate(args) => train::dataset::simulate(&args, &stop),
         Command::Eval(args) => train::evaluate::run(&args, &stop),
         Command::Predict(args) => train::predict::run(&args, &stop),
+        Command::Export(args) => train::export::run(&args),
         Command::Plugin(args) => train::plugin::run(&args),
     }
 }

@@ -3,7 +3,7 @@
 use crate::support;
 use tpu_train::cli::PlatformArgs;
 use tpu_train::data::{Batch, Samples};
-use tpu_train::model::network::BatchNormScope;
+use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::{self, StepConfig};
 use tpu_train::model::{ModelConfig, initialize, trainable_variables};
@@ -37,6 +37,7 @@ fn config(session: &Session, batch_norm: BatchNormScope, dropout: f64) -> StepCo
         replicas: session.mesh.replicas(),
         rows: session.rows,
         batch_norm,
+        precision: Precision::F32,
         samples: ElementType::S16,
         seed: 7,
     }
@@ -133,9 +134,7 @@ fn ten_steps_over_eight_slices_follow_those_of_one() {
         let mut trainer = Trainer::new(session, &config, program, &weights, None).unwrap();
         let losses: Vec<f64> =
             (0..10).map(|step| trainer.step(&batch(step, 16, 16)).unwrap().loss()).collect();
-        for (spec, variable) in
-            tpu_train::model::variables(&config.model).iter().zip(trainer.variables())
-        {
+        for (spec, variable) in tpu_train::model::variables(&config.model).iter().zip(trainer.variables()) {
             let replicas = variable.fetch_all().unwrap();
             assert!(replicas.iter().all(|other| other == &replicas[0]), "{} differs", spec.name);
         }

@@ -20,6 +20,27 @@ pub enum BatchNormScope {
     Local,
 }
 
+/// What the products (convolutions, dense layers, the LSTM's gates) are computed in. Sums, cell state, batch
+/// statistics, loss and weights are float32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// float32, on every platform: operand precision HIGHEST.
+    #[default]
+    F32,
+    /// Factors rounded to bfloat16.
+    Bf16,
+}
+
+impl From<Precision> for tpu_train_hlo::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// What training adds to the forward pass.
 pub struct Training {
     /// Weight of each row, `[B]` f32: 1 for a window, 0 for padding.

@@ -7,7 +7,7 @@
 //! Every row has a weight, 1 for a window and 0 for padding. Loss, metrics, gradients and batch statistics
 //! divide by the sum of the weights over all replicas, so that a partial batch counts for what it holds.
 
-use super::network::{self, BatchNormScope, Training};
+use super::network::{self, BatchNormScope, Precision, Training};
 use super::optimizer::{Adam, Slot};
 use super::{ModelConfig, VariableSpec, variables};
 use tpu_train_hlo::{Comparison, ElementType, Graph, GraphError, Shape, Value, lower};
@@ -26,6 +26,8 @@ pub struct StepConfig {
     pub rows: usize,
     /// Rows of batch normalisation's statistics.
     pub batch_norm: BatchNormScope,
+    /// What products are computed in.
+    pub precision: Precision,
     /// Type of the raw samples: `S16` or `F32`.
     pub samples: ElementType,
     /// Seed of dropout's draws.
@@ -131,7 +133,14 @@ impl ProgramGraph {
     }
 }
 
-fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Vec<Value> {
+/// An empty graph whose products are computed as the configuration has it.
+fn new_graph(name: &str, config: &StepConfig) -> Graph {
+    let mut g = Graph::new(name);
+    g.set_precision(config.precision.into());
+    g
+}
+
+pub(super) fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Vec<Value> {
     specs
         .iter()
         .map(|spec| g.parameter(&format!("{prefix}{}", spec.name), Shape::new(ElementType::F32, &spec.dims)))
@@ -148,7 +157,7 @@ pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
 
 /// The graph of [`train_step`].
 pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
-    let mut graph = Graph::new("train_step");
+    let mut graph = new_graph("train_step", config);
     let g = &mut graph;
     let specs = variables(&config.model);
     let (trainable, trainable_specs): (Vec<usize>, Vec<VariableSpec>) =
@@ -196,7 +205,7 @@ pub fn gradients(config: &StepConfig) -> Result<Program, GraphError> {
 
 /// The graph of [`gradients`].
 pub fn gradients_graph(config: &StepConfig) -> ProgramGraph {
-    let mut graph = Graph::new("gradients");
+    let mut graph = new_graph("gradients", config);
     let g = &mut graph;
     let specs = variables(&config.model);
     let trainable: Vec<usize> = (0..specs.len()).filter(|&i| specs[i].trainable).collect();
@@ -221,7 +230,7 @@ pub fn evaluate(config: &StepConfig) -> Result<Program, GraphError> {
 
 /// The graph of [`evaluate`].
 pub fn evaluate_graph(config: &StepConfig) -> ProgramGraph {
-    let mut graph = Graph::new("evaluate");
+    let mut graph = new_graph("evaluate", config);
     let g = &mut graph;
     let variables = declare(g, "", &variables(&config.model));
     let batch = BatchParameters::declare(g, config);
@@ -305,7 +314,7 @@ const L2_KERNEL: usize = 11;
 const MOVING_MEAN: usize = super::MOVING_STATISTICS.start;
 
 /// `logits − log Σ exp(logits)` over the last dimension of `[B, classes]`.
-fn log_softmax(g: &mut Graph, logits: Value) -> Value {
+pub(super) fn log_softmax(g: &mut Graph, logits: Value) -> Value {
     g.scope("log_softmax", |g| {
         let dims = g.shape(logits).dims.clone();
         let largest = g.reduce_max(logits, &[1]);

@@ -64,7 +64,7 @@ impl Dataset {
                 validation: config.val_fraction,
                 test: config.test_fraction,
                 seed: config.seed.into(),
-                validate_on_test: config.recipe == Recipe::Source,
+                validate_on_test: config.validates_on_test(),
             },
         )?;
         Ok(Self { prepared, table: Arc::new(table), split })
@@ -75,22 +75,29 @@ impl Dataset {
         element_type(&self.table)
     }
 
+    /// Windows to train, to validate and to test.
+    pub fn windows(&self) -> [usize; 3] {
+        [&self.split.train, &self.split.validation, &self.split.test].map(Vec::len)
+    }
+
     /// Samples a second, of the first recording.
     pub fn sampling_frequency(&self) -> f64 {
         self.prepared.recordings().first().map_or(0.0, |recording| recording.shard.sampling_rate)
     }
 
-    /// One line on the windows, for the run header.
+    /// The windows and their classes, for the run header.
     pub fn describe(&self) -> String {
         format!(
-            "{} windows of {} recordings, {} subjects, {} classes: {} to train, {} to validate, {} to test",
+            "{} windows of {} recordings, {} subjects: {} to train, {} to validate, {} to test\n\
+             classes        {}: {}",
             self.table.len(),
             self.prepared.recordings().len(),
             self.table.subjects.len(),
-            self.table.classes.len(),
             self.split.train.len(),
             self.split.validation.len(),
-            self.split.test.len()
+            self.split.test.len(),
+            self.table.classes.len(),
+            self.table.classes.join(", ")
         )
     }
 }

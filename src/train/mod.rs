@@ -6,12 +6,15 @@
 
 pub mod dataset;
 pub mod evaluate;
+pub mod export;
+pub mod machine;
 mod memory;
 pub mod plugin;
 pub mod predict;
 mod run;
 mod saved;
 pub mod session;
+mod start;
 pub mod stop;
 pub mod trainer;
 
@@ -28,17 +31,15 @@ use stop::Stop;
 /// # Errors
 /// One sentence on what is wrong with the settings, the data, the platform or the disk.
 pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
-    let config = TrainConfig::resolve(args)?;
+    let mut config = TrainConfig::resolve(args)?;
     let dataset = Dataset::for_training(args, &config, stop)?;
     let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
-    let mut run = Run::start(&config, &dataset, &session, args.init_weights.as_deref(), stop)?;
-    for epoch in 0..config.epochs {
+    config.batch_size = Some(session.batch_size);
+    let mut run = Run::start(args, &config, &dataset, &session, stop)?;
+    while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
         run.validate(epoch)?;
         run.save()?;
-        if run.is_over() {
-            break;
-        }
     }
     run.finish(args.json)
 }

@@ -2,17 +2,20 @@
 
 use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
+use super::machine::Machine;
 use super::memory;
 use super::session::Session;
+use super::start::{Record, Start};
 use super::stop::Stop;
 use super::trainer::{Totals, Trainer};
+use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::data::{CHANNELS, Loader, Plan};
 use crate::events::{EvaluationMetrics, KerasLog, TrainMetrics, image, run_name};
+use crate::model::ModelConfig;
 use crate::model::files::{self, ModelDetails, SavedModel};
 use crate::model::optimizer::Adam;
 use crate::model::step::StepConfig;
-use crate::model::{ModelConfig, NamedTensor, initialize};
 use crate::report::progress::Progress;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -26,6 +29,7 @@ pub(super) struct Run<'a> {
     config: &'a TrainConfig,
     dataset: &'a Dataset,
     session: &'a Session,
+    machine: Machine,
     step: StepConfig,
     stop: &'a Stop,
     trainer: Trainer<'a>,
@@ -33,7 +37,6 @@ pub(super) struct Run<'a> {
     plan: Plan,
     log: KerasLog,
     progress: Progress<Stderr>,
-    steps_taken: u64,
     /// Of the epoch in hand.
     training: Totals,
     validation: Option<EvaluationMetrics>,
@@ -57,14 +60,16 @@ impl<'a> Run<'a> {
     /// # Errors
     /// When a setting does not fit the data, a step does not fit into memory, or nothing can be written.
     pub(super) fn start(
+        args: &TrainArgs,
         config: &'a TrainConfig,
         dataset: &'a Dataset,
         session: &'a Session,
-        init_weights: Option<&Path>,
         stop: &'a Stop,
     ) -> Result<Self> {
-        let step = step_config(config, dataset, session)?;
         check_out(&config.out)?;
+        let machine = Machine::of(session)?;
+        let start = Start::of(args, config, dataset, &machine)?;
+        let step = step_config(config, &start.model, dataset, session);
         let plan =
             Plan::new(dataset.split.train.clone(), session.batch_size, config.seed.into(), config.shuffle)?;
         let log = KerasLog::create(
@@ -72,22 +77,22 @@ impl<'a> Run<'a> {
             &run_name(SystemTime::now()),
             Some(&files::model_json(&step.model)),
         )?;
-        eprintln!("platform       {}\ndata           {}\n{config}", session.describe(), dataset.describe());
+        eprintln!("platform       {}\nmachine        {machine}", session.describe());
+        eprintln!("data           {}\n{config}", dataset.describe());
         eprintln!("logs           {}\nmodel          {}", log.folder().display(), config.out.display());
+        eprintln!("weights        {}", start.origin);
 
         let program = memory::compile_step(session, &step)?;
         let compiling = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
-        let (weights, origin) = initial_weights(&step.model, config.seed, init_weights)?;
-        let trainer = Trainer::new(session, &step, program, &weights, None)?;
-        eprintln!(
-            "weights        {origin}\ncompiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica"
-        );
+        let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?;
+        eprintln!("compiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica");
         Ok(Self {
             config,
             dataset,
             session,
+            machine,
             step,
             stop,
             trainer,
@@ -95,42 +100,48 @@ impl<'a> Run<'a> {
             plan,
             log,
             progress: Progress::stderr(),
-            steps_taken: 0,
-            training: Totals::default(),
+            training: start.epoch_so_far,
             validation: None,
             history: Vec::new(),
             clock: Clock::default(),
         })
     }
 
-    /// Whether there is nothing left to do: all steps asked for are taken, or the run was stopped.
-    pub(super) fn is_over(&self) -> bool {
-        self.stop.requested() || self.config.steps.is_some_and(|steps| self.steps_taken >= steps)
+    /// The epoch that the next step belongs to; none where all steps asked for are taken, or the run was stopped.
+    pub(super) fn next_epoch(&self) -> Option<u64> {
+        let epoch = self.trainer.iteration() / self.plan.steps_per_epoch();
+        (epoch < self.config.epochs && !self.is_over()).then_some(epoch)
     }
 
-    /// One pass over the training windows.
+    fn is_over(&self) -> bool {
+        self.stop.requested() || self.config.steps.is_some_and(|steps| self.trainer.iteration() >= steps)
+    }
+
+    /// One pass over the training windows, or what a stopped run has left of it.
     ///
     /// # Errors
     /// When a batch cannot be read, the devices fail, or the loss is no longer a number.
     pub(super) fn train(&mut self, epoch: u64) -> Result<()> {
         let steps = self.plan.steps_per_epoch();
-        let (first, last) = (epoch * steps, (epoch + 1) * steps);
+        let (first, last) = (self.trainer.iteration(), (epoch + 1) * steps);
+        let taken = first - epoch * steps;
+        if taken == 0 {
+            self.training = Totals::default();
+        }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
         let batches = self.plan.steps(first, last);
         let mut loader = Loader::start(prepared, table, self.session.batch_size, batches);
-        self.training = Totals::default();
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
-        for step in 1..=steps {
+        for step in taken + 1..=steps {
             let started = Instant::now();
-            let Some(batch) = loader.next() else { break };
+            let Some(batch) = loader.next() else { bail!("no batch came for step {step} of {steps}") };
             let batch = batch?;
             self.clock.waiting += started.elapsed();
             self.training.add(&self.trainer.step(&batch)?);
             self.clock.total += started.elapsed();
             windows += batch.real_rows as u64;
             loader.recycle(batch);
-            self.steps_taken += 1;
             if !self.training.loss().is_finite() {
                 bail!(
                     "the loss is no longer a number after step {} (epoch {}); the model of the epoch before \
@@ -203,7 +214,12 @@ impl<'a> Run<'a> {
             window: self.config.window,
             stride: self.config.stride,
             sampling_frequency: self.dataset.sampling_frequency(),
-            run: serde_json::to_value(self.config)?,
+            run: serde_json::to_value(Record {
+                config: self.config,
+                windows: self.dataset.windows(),
+                machine: &self.machine,
+                epoch_so_far: self.training,
+            })?,
         };
         let model = SavedModel {
             config: self.step.model.clone(),
@@ -221,6 +237,9 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     pub(super) fn finish(mut self, as_json: bool) -> Result<()> {
         let (out, steps) = (self.config.out.display(), self.trainer.iteration());
+        if self.stop.requested() && self.history.is_empty() {
+            bail!("stopped before the first step; {out} is as it was");
+        }
         if self.stop.requested() {
             bail!("stopped after step {steps}; {out} holds the model of that step");
         }
@@ -251,6 +270,7 @@ impl<'a> Run<'a> {
                 "model": self.config.out,
                 "logs": self.log.folder(),
                 "settings": self.config,
+                "machine": self.machine,
             });
             println!("{summary}");
         } else {
@@ -260,28 +280,22 @@ impl<'a> Run<'a> {
     }
 }
 
-fn step_config(config: &TrainConfig, dataset: &Dataset, session: &Session) -> Result<StepConfig> {
-    let table = &dataset.table;
-    let mut model = ModelConfig::new(config.window, table.channels, table.classes.len());
-    model.l2 = config.l2;
-    model.dropout = config.dropout;
-    model.batch_norm_momentum = config.batch_norm_momentum;
-    if model.lstm_steps() == 0 {
-        bail!(
-            "--window {} is too short: the convolutions and pools need at least {} samples",
-            config.window,
-            model.shortest_window()
-        );
-    }
-    Ok(StepConfig {
-        model,
+fn step_config(
+    config: &TrainConfig,
+    model: &ModelConfig,
+    dataset: &Dataset,
+    session: &Session,
+) -> StepConfig {
+    StepConfig {
+        model: model.clone(),
         optimizer: Adam::new(config.learning_rate),
         replicas: session.mesh.replicas(),
         rows: session.rows,
         batch_norm: config.batch_norm,
+        precision: config.precision,
         samples: dataset.element_type(),
         seed: config.seed,
-    })
+    }
 }
 
 /// Refuses a place where the model could not be saved, before any time is spent on training it.
@@ -291,16 +305,4 @@ fn check_out(out: &Path) -> Result<()> {
     std::fs::create_dir_all(&folder)
         .and_then(|()| tempfile::tempfile_in(&folder).map(drop))
         .with_context(|| format!("--out {}: nothing can be written to {}", out.display(), folder.display()))
-}
-
-/// The initial weights and where they come from.
-fn initial_weights(
-    model: &ModelConfig,
-    seed: u32,
-    file: Option<&Path>,
-) -> Result<(Vec<NamedTensor>, String)> {
-    Ok(match file {
-        None => (initialize::initial(model, seed), format!("drawn with seed {seed}")),
-        Some(file) => (files::read_weights(file, model)?, format!("of {}", file.display())),
-    })
 }

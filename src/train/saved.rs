@@ -4,10 +4,12 @@ use super::session::Session;
 use crate::cli::EvalArgs;
 use crate::config::TrainConfig;
 use crate::model::files::{self, SavedModel};
-use crate::model::network::BatchNormScope;
+use crate::model::network::{BatchNormScope, Precision};
 use crate::model::optimizer::{Adam, LearningRate};
 use crate::model::step::StepConfig;
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
 use std::path::Path;
 use tpu_train_hlo::ElementType;
 
@@ -23,15 +25,25 @@ pub(super) fn open(path: &Path) -> Result<SavedModel> {
     Ok(model)
 }
 
+/// What the run that the model comes from wrote down of itself.
+pub(super) fn run(model: &SavedModel) -> Option<&Value> {
+    model.details.as_ref().map(|details| &details.run).filter(|run| run.is_object())
+}
+
+/// What the model's products were trained in; float32 for a model of another program.
+pub(super) fn precision(model: &SavedModel) -> Precision {
+    let saved = run(model).and_then(|run| run.get("precision"));
+    saved.and_then(|saved| Precision::deserialize(saved).ok()).unwrap_or_default()
+}
+
 /// The run that the model comes from, as far as it decides which windows are in which part, with what was
 /// typed over it. A model of another program is taken for one of the plain recipe.
 ///
 /// # Errors
 /// When a setting makes no sense, or another window was typed than the model has.
 pub(super) fn config(model: &SavedModel, args: &EvalArgs) -> Result<TrainConfig> {
-    let run = model.details.as_ref().map(|details| details.run.clone());
-    let mut config: TrainConfig = match run.filter(|run| !run.is_null()) {
-        Some(run) => serde_json::from_value(run).context("the settings saved with the model")?,
+    let mut config: TrainConfig = match run(model) {
+        Some(run) => serde_json::from_value(run.clone()).context("the settings saved with the model")?,
         None => TrainConfig::readme(),
     };
     if args.window.is_some_and(|window| window != model.config.window) {
@@ -65,6 +77,7 @@ pub(super) fn step_config(model: &SavedModel, session: &Session, samples: Elemen
         replicas: session.mesh.replicas(),
         rows: session.rows,
         batch_norm: BatchNormScope::Synced,
+        precision: precision(model),
         samples,
         seed: 0,
     })

@@ -7,9 +7,10 @@ use crate::model::step::{METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
 /// Sums over windows: what loss and accuracy are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     loss: f64,
     correct: f64,

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tpu_train::data::{Batch, Samples};
 use tpu_train::model::files::OptimizerState;
-use tpu_train::model::network::BatchNormScope;
+use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::StepConfig;
 use tpu_train::model::{ModelConfig, NamedTensor, VariableSpec, trainable_variables, variables};
@@ -194,6 +194,7 @@ impl Case {
             replicas: 1,
             rows,
             batch_norm: BatchNormScope::Synced,
+            precision: Precision::F32,
             samples: ElementType::S16,
             seed: 5,
         }

@@ -95,6 +95,34 @@ pub(super) fn fit(found: Vec<FoundLayer>, config: &ModelConfig) -> Result<Vec<Na
     Ok(tensors)
 }
 
+/// `base` with the sizes that the layers' shapes tell; those of a kind that is not there as expected stay.
+pub(super) fn sized(found: &[FoundLayer], base: &ModelConfig) -> ModelConfig {
+    let mut config = base.clone();
+    let mut layers = found.to_vec();
+    layers.iter_mut().for_each(FoundLayer::sort);
+    let kernels = |kind: Kind| -> Vec<&[usize]> {
+        let of_kind = layers.iter().filter(|layer| layer.kind() == Some(kind));
+        of_kind.map(|layer| layer.weights[0].dims.as_slice()).collect()
+    };
+    let chained = |a: &[usize], b: &[usize], inputs: usize| {
+        let [input, output] = [a.len() - 2, a.len() - 1];
+        a[input] == inputs && b[input] == a[output]
+    };
+    if let [a, b] = *kernels(Kind::Convolution) {
+        let (first, second) =
+            if !chained(a, b, base.channels) && chained(b, a, base.channels) { (b, a) } else { (a, b) };
+        (config.kernel_size, config.conv_filters) = (first[0], [first[2], second[2]]);
+    }
+    if let [lstm] = *kernels(Kind::Lstm) {
+        config.lstm_units = lstm[1] / 4;
+    }
+    if let [a, b] = *kernels(Kind::Dense) {
+        let first = if !chained(a, b, config.lstm_units) && chained(b, a, config.lstm_units) { b } else { a };
+        config.dense_units = first[1];
+    }
+    config
+}
+
 /// Variables by layer, in order.
 fn grouped(specs: Vec<VariableSpec>) -> Vec<Vec<VariableSpec>> {
     let layer = |spec: &VariableSpec| spec.name.split('/').next().map(str::to_owned);
@@ -209,6 +237,19 @@ mod tests {
             layer.weights.reverse();
         }
         assert_eq!(fit(shuffled, &config).unwrap(), random_weights(&config));
+    }
+
+    #[test]
+    fn sizes_are_told_by_shapes() {
+        let config = tiny();
+        let mut shuffled = layers(&config);
+        shuffled.reverse();
+        let base = ModelConfig { pool_size: config.pool_size, ..ModelConfig::new(config.window, 2, 3) };
+        let base = ModelConfig { channels: config.channels, classes: config.classes, ..base };
+        let found = sized(&shuffled, &base);
+        let sizes = |c: &ModelConfig| (c.conv_filters, c.kernel_size, c.lstm_units, c.dense_units);
+        assert_eq!(sizes(&found), sizes(&config));
+        assert_eq!(sized(&[], &base), base);
     }
 
     #[test]

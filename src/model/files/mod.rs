@@ -139,6 +139,22 @@ pub struct Weights {
 }
 
 impl Contents {
+    /// `base` with the layers' sizes as the file has them. Weights alone do not tell the pools'.
+    pub fn sized(&self, base: &ModelConfig) -> ModelConfig {
+        match self {
+            Self::Weights(weights) => layers::sized(&weights.layers, base),
+            Self::Model(model) => ModelConfig {
+                conv_filters: model.config.conv_filters,
+                kernel_size: model.config.kernel_size,
+                pool_size: model.config.pool_size,
+                lstm_units: model.config.lstm_units,
+                dense_units: model.config.dense_units,
+                batch_norm_epsilon: model.config.batch_norm_epsilon,
+                ..base.clone()
+            },
+        }
+    }
+
     /// The weights for this network, in the order of [`variables`].
     ///
     /// # Errors
@@ -235,6 +251,14 @@ pub fn write_any(path: &Path, model: &SavedModel) -> Result<(), FilesError> {
         atomic::write(path, &bytes)
     };
     write().map_err(Doing::Write.on(path))
+}
+
+/// Writes a file of another kind as models are written: whole or not at all.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
+    atomic::write(path, bytes).map_err(Doing::Write.on(path))
 }
 
 fn parse(bytes: Vec<u8>) -> Result<Contents, Problem> {
