@@ -161,8 +161,10 @@ impl TrainConfig {
         };
         if args.demo {
             base.epochs = DEMO_EPOCHS;
-            // A few hundred steps are too few for Keras's 0.99 to forget its start.
+            // A hundred steps: too few for Keras's 0.99 to forget its start, and for small steps.
             base.batch_norm_momentum = 0.9;
+            base.learning_rate =
+                LearningRate::ExponentialDecay { initial: 2e-3, decay_steps: 40.0, decay_rate: 0.5 };
             base.val_fraction = 0.17;
             base.test_fraction = 0.17;
             base.logdir = "demo/logs/fit".into();

@@ -83,7 +83,7 @@ pub enum DataError {
     },
     /// A sample is NaN or infinite.
     #[error(
-        "recording {recording} channel {channel}: sample {position} is {value}, expected a finite number"
+        "recording {recording} channel {channel}: sample {position} is {value:e}, expected a number that float32 can hold"
     )]
     BadSample {
         /// The record's name.

@@ -58,10 +58,9 @@ impl Session {
     /// One line on where the program runs.
     pub fn describe(&self) -> String {
         format!(
-            "{}, {} = {} replicas, batch {} = {} a replica",
+            "{}, {}, batch {}, {} on each device",
             self.runtime.describe(),
             self.mesh,
-            self.mesh.replicas(),
             self.batch_size,
             self.rows
         )
