@@ -4,6 +4,7 @@ mod data;
 mod events;
 mod export;
 mod files;
+mod golden;
 mod pjrt;
 mod precision;
 mod readme;

@@ -250,16 +250,11 @@ impl<'a> Body<'a> {
                 let tuple = self.push("tuple", shape.clone(), operands, |_| ());
                 self.push("while", shape, &[tuple], |w| w.called_computation_ids = vec![body, condition])
             }
+            Op::Reduce { dims, reducer: Reducer::Add } if ty.is_float() && dims.len() > 1 => {
+                self.staged_sum(operands[0], shapes[0], dims)
+            }
             Op::Reduce { reducer, .. } | Op::ReduceWindow { reducer, .. } => {
-                let called = self.module.reducer(*reducer, ty);
-                let identity = Literal::scalar(ty, reducer.identity(ty));
-                let identity = self.push("constant", shape_proto(&identity.shape), &[], |c| {
-                    c.literal = Some(literal_proto(&identity));
-                });
-                self.push(node.op.name(), shape, &[operands[0], identity], |i| {
-                    attributes::set(i, &node.op, &shapes);
-                    i.called_computation_ids = vec![called];
-                })
+                self.reduction(&node.op, *reducer, operands[0], shapes[0], shape)
             }
             Op::AllReduce(reducer) => {
                 let called = self.module.reducer(*reducer, ty);
@@ -275,6 +270,42 @@ impl<'a> Body<'a> {
             }
             _ => self.push(node.op.name(), shape, operands, |i| attributes::set(i, &node.op, &shapes)),
         }
+    }
+
+    fn reduction(&mut self, op: &Op, reducer: Reducer, operand: i64, from: &Shape, to: ShapeProto) -> i64 {
+        let ty = from.element_type;
+        let called = self.module.reducer(reducer, ty);
+        let identity = Literal::scalar(ty, reducer.identity(ty));
+        let identity = self.push("constant", shape_proto(&identity.shape), &[], |c| {
+            c.literal = Some(literal_proto(&identity));
+        });
+        self.push(op.name(), to, &[operand, identity], |i| {
+            attributes::set(i, op, &[from]);
+            i.called_computation_ids = vec![called];
+        })
+    }
+
+    /// A sum over several dimensions, one after the other, the last one first.
+    ///
+    /// Summed at once, XLA:CPU adds element after element to one running total, whose rounding grows with their number:
+    /// over a batch of 32 windows of 2,498 steps, 4e-6 of the sum, against 2e-7 in stages, which take no longer. The
+    /// barrier keeps the compiler from making one reduction of them again.
+    fn staged_sum(&mut self, mut operand: i64, from: &Shape, dims: &[usize]) -> i64 {
+        let mut stages = dims.to_vec();
+        stages.sort_unstable();
+        let mut from = from.clone();
+        while let Some(dim) = stages.pop() {
+            let mut left = from.dims.clone();
+            left.remove(dim);
+            let to = from.with_dims(left);
+            let stage = Op::Reduce { dims: vec![dim], reducer: Reducer::Add };
+            operand = self.reduction(&stage, Reducer::Add, operand, &from, shape_proto(&to));
+            if !stages.is_empty() {
+                operand = self.push("opt-barrier", shape_proto(&to), &[operand], |_| ());
+            }
+            from = to;
+        }
+        operand
     }
 
     /// An operand of a product, in the type in which it is multiplied.

@@ -112,13 +112,29 @@ pub struct Program {
     pub outputs: usize,
 }
 
-fn program(g: &Graph, outputs: &[Value], donated: usize) -> Result<Program, GraphError> {
-    let aliases: Vec<(usize, usize)> = (0..donated).map(|place| (place, place)).collect();
-    Ok(Program { module: lower(g, outputs, &aliases)?, outputs: outputs.len() })
+/// A program before it is lowered, for the evaluator and for whoever wants to read it.
+pub struct ProgramGraph {
+    /// The graph, whose parameters are the program's.
+    pub graph: Graph,
+    /// What the program gives, in order.
+    pub outputs: Vec<Value>,
+    /// The first outputs take the places of as many first parameters.
+    donated: usize,
+}
+
+impl ProgramGraph {
+    /// The program.
+    ///
+    /// # Errors
+    /// The graph's first error.
+    pub fn lower(&self) -> Result<Program, GraphError> {
+        let aliases: Vec<(usize, usize)> = (0..self.donated).map(|place| (place, place)).collect();
+        Ok(Program { module: lower(&self.graph, &self.outputs, &aliases)?, outputs: self.outputs.len() })
+    }
 }
 
 /// An empty graph whose products are computed as the configuration has it.
-fn graph(name: &str, config: &StepConfig) -> Graph {
+fn new_graph(name: &str, config: &StepConfig) -> Graph {
     let mut g = Graph::new(name);
     g.set_precision(config.precision.into());
     g
@@ -132,9 +148,17 @@ pub(super) fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Ve
 }
 
 /// One optimizer step. Parameters: state, samples, minimum, range, labels, weights. Outputs: state, metrics.
+///
+/// # Errors
+/// A configuration that no graph can be built for.
 pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = graph("train_step", config);
-    let g = &mut g;
+    train_step_graph(config).lower()
+}
+
+/// The graph of [`train_step`].
+pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
+    let mut graph = new_graph("train_step", config);
+    let g = &mut graph;
     let specs = variables(&config.model);
     let (trainable, trainable_specs): (Vec<usize>, Vec<VariableSpec>) =
         specs.iter().cloned().enumerate().filter(|(_, spec)| spec.trainable).unzip();
@@ -166,15 +190,23 @@ pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
     state.push(g.add(iteration, one));
     let donated = state.len();
     state.push(learned.metrics);
-    program(g, &state, donated)
+    ProgramGraph { graph, outputs: state, donated }
 }
 
 /// The gradients of one step, without taking it. Parameters: variables, iteration, samples, minimum, range,
 /// labels, weights. Outputs: the gradients of the trainable variables, the moving mean and variance after
 /// the step, the metrics.
+///
+/// # Errors
+/// A configuration that no graph can be built for.
 pub fn gradients(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = graph("gradients", config);
-    let g = &mut g;
+    gradients_graph(config).lower()
+}
+
+/// The graph of [`gradients`].
+pub fn gradients_graph(config: &StepConfig) -> ProgramGraph {
+    let mut graph = new_graph("gradients", config);
+    let g = &mut graph;
     let specs = variables(&config.model);
     let trainable: Vec<usize> = (0..specs.len()).filter(|&i| specs[i].trainable).collect();
     let variables = declare(g, "", &specs);
@@ -184,14 +216,22 @@ pub fn gradients(config: &StepConfig) -> Result<Program, GraphError> {
     let mut outputs = learned.gradients;
     outputs.extend(learned.moving_statistics);
     outputs.push(learned.metrics);
-    program(g, &outputs, 0)
+    ProgramGraph { graph, outputs, donated: 0 }
 }
 
 /// The network on a batch. Parameters: variables, samples, minimum, range, labels, weights. Outputs: softmax
 /// probabilities `[B, classes]`, loss of each row `[B]` without the penalty, the penalty (scalar).
+///
+/// # Errors
+/// A configuration that no graph can be built for.
 pub fn evaluate(config: &StepConfig) -> Result<Program, GraphError> {
-    let mut g = graph("evaluate", config);
-    let g = &mut g;
+    evaluate_graph(config).lower()
+}
+
+/// The graph of [`evaluate`].
+pub fn evaluate_graph(config: &StepConfig) -> ProgramGraph {
+    let mut graph = new_graph("evaluate", config);
+    let g = &mut graph;
     let variables = declare(g, "", &variables(&config.model));
     let batch = BatchParameters::declare(g, config);
     let windows = batch.scaled(g);
@@ -200,7 +240,7 @@ pub fn evaluate(config: &StepConfig) -> Result<Program, GraphError> {
     let probabilities = g.exp(log_probabilities);
     let loss = cross_entropy(g, log_probabilities, batch.labels);
     let penalty = penalty(g, config.model.l2, variables[L2_KERNEL]);
-    program(g, &[probabilities, loss, penalty], 0)
+    ProgramGraph { graph, outputs: vec![probabilities, loss, penalty], donated: 0 }
 }
 
 /// What a replica learns from a batch, the same on all of them.

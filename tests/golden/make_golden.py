@@ -4,6 +4,7 @@
         h5py==3.16.0 ml_dtypes==0.6.0 optree==0.20.0 safetensors==0.8.0
     PYTHONPATH=judge python3 tests/golden/make_golden.py              # all committed cases, beside this file
     PYTHONPATH=judge python3 tests/golden/make_golden.py full DIR     # the full-width model, 48 MB, into DIR
+    PYTHONPATH=judge python3 tests/golden/make_golden.py CASE.json DIR  # a case of one's own, as those in CASES
 
 README.md, beside this file, says what the files hold.
 """
@@ -39,12 +40,18 @@ CASES = {
         learning_rate=CONSTANT, batches=2, rows=5, seed=4,
     ),
 }
+# A case of one's own may also say: `steps`, other than STEPS; `spread`, of normal draws added to every initial weight;
+# `start`, a model file to take the initial weights from; `save`, a model file to leave them in.
 COMMITTED = ["plain", "l2_decay", "odd"]
 NAMES = [
     "conv1d/kernel", "conv1d/bias", "conv1d_1/kernel", "conv1d_1/bias", "batch_normalization/gamma",
     "batch_normalization/beta", "batch_normalization/moving_mean", "batch_normalization/moving_variance",
     "lstm/kernel", "lstm/recurrent_kernel", "lstm/bias", "dense/kernel", "dense/bias", "dense_1/kernel", "dense_1/bias",
 ]
+
+
+def case_of(name):
+    return json.loads(pathlib.Path(name).read_text()) if name.endswith(".json") else CASES[name]
 
 
 def batches(case):
@@ -90,8 +97,10 @@ def build(config):
 def initial_weights(case):
     """Keras's own initialisers, in float32, whatever the precision of the run; biases moved off zero a little."""
     import numpy as np
-    from keras import initializers
+    from keras import initializers, saving
 
+    if "start" in case:
+        return [np.asarray(w, "<f4") for w in saving.load_model(case["start"]).get_weights()]
     config, weights, random = case["config"], [], np.random.default_rng(case["seed"] + 100)
     units = config["lstm_units"]
     shapes = [tuple(w.shape) for w in build(config).weights]
@@ -106,8 +115,21 @@ def initial_weights(case):
             if name == "lstm/bias":
                 value[units:2 * units] = 1
             value = value + (0.05 * random.standard_normal(shape) if "moving" not in leaf else 0)
+        if "spread" in case:
+            value = value + case["spread"] * random.standard_normal(shape)
+            value = abs(value) if leaf == "moving_variance" else value
         weights.append(np.asarray(value, "<f4"))
     return weights
+
+
+def promote_in_float64():
+    """Keras on JAX narrows every promoted type to 32 bits, so a float64 model would take its batch normalisation,
+    its sums and its loss in float32; this lets float64 stay what it is."""
+    from keras.src import backend
+    from keras.src.backend.common import dtypes
+
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    assert backend.result_type("float64", "float32") == "float64"
 
 
 def train(name, precision, teacher):
@@ -119,10 +141,14 @@ def train(name, precision, teacher):
     import keras
     import numpy as np
 
-    case = CASES[name]
+    case = case_of(name)
     keras.config.set_floatx(precision)
+    if precision == "float64":
+        promote_in_float64()
     model = build(case["config"])
     model.set_weights(initial_weights(case))
+    if "save" in case and precision == "float32":
+        model.save(case["save"])
     rate = case["learning_rate"]
     decay = rate.get("exponential_decay")
     schedule = rate.get("constant") or keras.optimizers.schedules.ExponentialDecay(
@@ -131,7 +157,7 @@ def train(name, precision, teacher):
     optimizer.build(model.trainable_variables)
     loss_function = keras.losses.SparseCategoricalCrossentropy()
     data = [(s, m, r, y) for s, m, r, y in batches(case)]
-    tensors = {}
+    tensors, steps = {}, case.get("steps", STEPS)
 
     def objective(trainable, other, x, y):
         outputs, other, losses = model.stateless_call(trainable, other, x, training=True, return_losses=True)
@@ -145,6 +171,12 @@ def train(name, precision, teacher):
 
     moving = ["batch_normalization/moving_mean", "batch_normalization/moving_variance"]
 
+    def predict(step):
+        """What the network says of the first batch by the moving statistics."""
+        x = (data[0][0].astype("<f4") - data[0][1][:, None, :]) / data[0][2][:, None, :]
+        outputs, _ = model.stateless_call(trainable, other, x.astype(precision), training=False)
+        tensors[f"step{step}/prediction"] = outputs
+
     def keep(step):
         values = dict(zip(trainable_names, trainable)) | dict(zip(moving, other))
         for key in NAMES:
@@ -155,7 +187,8 @@ def train(name, precision, teacher):
                 tensors[f"step{step}/m/{key}"], tensors[f"step{step}/v/{key}"] = m, v
 
     keep(0)
-    for step in range(STEPS):
+    predict(0)
+    for step in range(steps):
         samples, minimum, spread, labels = data[step % len(data)]
         # One float32 division, as on the device; a float64 run starts from the same values.
         x = (samples.astype("<f4") - minimum[:, None, :]) / spread[:, None, :]
@@ -176,9 +209,7 @@ def train(name, precision, teacher):
             tensors[f"step{step}/gradient/{key}"] = gradient
         trainable, state = optimizer.stateless_apply(state, gradients, trainable)
         keep(step + 1)
-    # What a prediction gives after the ten steps, by the moving statistics.
-    x = (data[0][0].astype("<f4") - data[0][1][:, None, :]) / data[0][2][:, None, :]
-    tensors["prediction"], _ = model.stateless_call(trainable, other, x.astype(precision), training=False)
+    predict(steps)
     return {key: np.asarray(value) for key, value in tensors.items()}
 
 
@@ -186,19 +217,20 @@ def write(name, precision, folder):
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
-    case, folder = CASES[name], pathlib.Path(folder)
-    teacher = load_file(folder / f"{name}.float32.safetensors") if precision == "float64" else None
+    case, folder, stem = case_of(name), pathlib.Path(folder), pathlib.Path(name).stem
+    teacher = load_file(folder / f"{stem}.float32.safetensors") if precision == "float64" else None
     # asarray, not ascontiguousarray, which makes an array of one out of a scalar.
     tensors = {key: np.asarray(value, precision, order="C") for key, value in train(name, precision, teacher).items()}
     for number, (samples, minimum, spread, labels) in enumerate(batches(case)):
         inputs = dict(samples=samples, minimum=minimum, range=spread, labels=labels)
         tensors |= {f"batch{number}/{key}": np.asarray(value, order="C") for key, value in inputs.items()}
     rows = case["rows"] if isinstance(case["rows"], list) else [case["rows"]] * case["batches"]
-    golden = dict(config=case["config"], learning_rate=case["learning_rate"], steps=STEPS, batches=len(rows))
-    path = folder / f"{name}.{precision}.safetensors"
+    steps = case.get("steps", STEPS)
+    golden = dict(config=case["config"], learning_rate=case["learning_rate"], steps=steps, batches=len(rows))
+    path = folder / f"{stem}.{precision}.safetensors"
     save_file(tensors, path, metadata={"golden": json.dumps(golden)})
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, losses",
-          *[f"{float(tensors[f'step{step}/loss']):.6f}" for step in range(STEPS)])
+          *[f"{float(tensors[f'step{step}/loss']):.6f}" for step in range(steps)])
 
 
 def main():
