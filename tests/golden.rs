@@ -100,15 +100,10 @@ fn the_full_width_model_is_that_of_keras() {
     check(&device, &Case::read(folder.path(), "full"));
 }
 
-/// Has Keras take two steps with a model of this size, in float32 and in float64.
-fn judged(
-    judge: &judge::Judge,
-    folder: &Path,
-    config: &ModelConfig,
-    more: serde_json::Value,
-) -> Case {
+/// Has Keras train a model of this size, in float32 and in float64.
+fn judged(judge: &judge::Judge, folder: &Path, config: &ModelConfig, more: serde_json::Value) -> Case {
     let mut case = json!({
-        "config": config, "batches": 2, "steps": 2, "learning_rate": { "constant": 2e-3 },
+        "config": config, "batches": 2, "learning_rate": { "constant": 2e-3 },
     });
     case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let file = folder.join("drawn.json");
@@ -133,10 +128,15 @@ fn a_model_that_keras_drew_is_the_same_here() {
     };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("theirs.keras");
-    let case = judged(&judge, folder.path(), &config, json!({
-        "rows": [3, 2], "seed": 77, "spread": 0.1, "save": file,
-        "learning_rate": { "exponential_decay": { "initial": 3e-3, "decay_steps": 3, "decay_rate": 0.5 } },
-    }));
+    let case = judged(
+        &judge,
+        folder.path(),
+        &config,
+        json!({
+            "rows": [3, 2], "seed": 77, "spread": 0.1, "save": file,
+            "learning_rate": { "exponential_decay": { "initial": 3e-3, "decay_steps": 3, "decay_rate": 0.5 } },
+        }),
+    );
     let model = read_model(&file).unwrap();
     assert_eq!(model.config, config);
     assert!(model.weights == case.weights(0), "the file holds other weights than Keras trained");

@@ -107,18 +107,38 @@ mod tests {
         all.into_iter().find(|tensor| tensor.name == name).unwrap()
     }
 
+    /// Asserts the moments of values uniform in ±`limit`, and that neighbours do not depend on each other.
+    fn assert_uniform(values: &[f32], limit: f64, name: &str) {
+        let n = values.len() as f64;
+        let moment = |power: i32| values.iter().map(|&v| f64::from(v).powi(power)).sum::<f64>() / n;
+        // The k-th moment is limit^k / (k + 1) for even k, 0 for odd; its estimate has the variance
+        // (E x^2k − (E x^k)²) / n.
+        let expected = |k: i32| if k % 2 == 0 { limit.powi(k) / f64::from(k + 1) } else { 0.0 };
+        for k in 1..=4 {
+            let error = ((expected(2 * k) - expected(k).powi(2)) / n).sqrt();
+            let found = moment(k);
+            assert!((found - expected(k)).abs() < 5.0 * error, "{name}: moment {k} is {found}");
+        }
+        let products: f64 = values.windows(2).map(|pair| f64::from(pair[0]) * f64::from(pair[1])).sum();
+        let covariance = products / (n - 1.0);
+        assert!(covariance.abs() < 5.0 * expected(2) / (n - 1.0).sqrt(), "{name}: covariance {covariance}");
+        assert!(values.iter().all(|v| f64::from(v.abs()) <= limit), "{name}: beyond {limit}");
+    }
+
     #[test]
-    fn kernels_have_the_moments_of_glorot_uniform() {
-        let kernel = tensor(7, "lstm/kernel");
-        let n = kernel.values.len() as f64;
-        let limit = (6.0_f64 / (128 + 256) as f64).sqrt();
-        let mean = kernel.values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let variance = kernel.values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
-        let expected = limit * limit / 3.0;
-        // Five standard errors: of the mean √(variance/n), of the variance √(4/45 · limit⁴ / n).
-        assert!(mean.abs() < 5.0 * (expected / n).sqrt(), "mean {mean}");
-        assert!((variance - expected).abs() < 5.0 * (4.0 / 45.0 * limit.powi(4) / n).sqrt(), "{variance}");
-        assert!(kernel.values.iter().all(|v| f64::from(v.abs()) <= limit));
+    fn every_kernel_has_the_moments_of_glorot_uniform() {
+        let fans = [
+            ("conv1d/kernel", 3 * (2 + 64)),
+            ("conv1d_1/kernel", 3 * (64 + 128)),
+            ("lstm/kernel", 128 + 256),
+            ("dense/kernel", 64 + 128),
+            ("dense_1/kernel", 128 + 6),
+        ];
+        for seed in [7, 8] {
+            for (name, fans) in fans {
+                assert_uniform(&tensor(seed, name).values, (6.0 / f64::from(fans)).sqrt(), name);
+            }
+        }
     }
 
     #[test]
@@ -129,17 +149,45 @@ mod tests {
         assert!(largest <= limit && largest > 0.99 * limit, "largest {largest}, limit {limit}");
     }
 
-    #[test]
-    fn the_recurrent_kernel_is_orthogonal() {
-        let kernel = tensor(7, "lstm/recurrent_kernel");
-        let row = |i: usize| kernel.values[i * 256..(i + 1) * 256].iter().map(|&v| f64::from(v));
-        for i in 0..64 {
-            for j in 0..64 {
-                let product: f64 = row(i).zip(row(j)).map(|(a, b)| a * b).sum();
+    /// Asserts that the rows, or the columns where there are fewer of them, are orthonormal.
+    fn assert_orthogonal(values: &[f32], rows: usize, columns: usize) {
+        let by_rows = rows <= columns;
+        let (count, length) = if by_rows { (rows, columns) } else { (columns, rows) };
+        let at =
+            |i: usize, k: usize| f64::from(values[if by_rows { i * columns + k } else { k * columns + i }]);
+        for i in 0..count {
+            for j in 0..count {
+                let product: f64 = (0..length).map(|k| at(i, k) * at(j, k)).sum();
                 let expected = f64::from(u8::from(i == j));
-                assert!((product - expected).abs() < 1e-6, "rows {i} and {j}: {product}");
+                assert!((product - expected).abs() < 1e-6, "[{rows}, {columns}]: {i} and {j}: {product}");
             }
         }
+    }
+
+    #[test]
+    fn recurrent_kernels_are_orthogonal() {
+        assert_orthogonal(&tensor(7, "lstm/recurrent_kernel").values, 64, 256);
+        for (rows, columns) in [(5, 20), (20, 5), (7, 7), (1, 4), (4, 1), (1, 1), (33, 132), (90, 31)] {
+            assert_orthogonal(&orthogonal(rows, columns, &mut Draws::new(3, 9)), rows, columns);
+        }
+    }
+
+    #[test]
+    fn orthogonal_kernels_favour_no_direction() {
+        let values = tensor(7, "lstm/recurrent_kernel").values;
+        let (n, length) = (values.len() as f64, 256.0);
+        // An element of a random unit vector of this length has mean 0, variance 1 / length and fourth moment
+        // 3 / (length · (length + 2)).
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let fourth = values.iter().map(|&v| f64::from(v).powi(4)).sum::<f64>() / n;
+        let expected = 3.0 / (length * (length + 2.0));
+        assert!(mean.abs() < 5.0 / (length * n).sqrt(), "mean {mean}");
+        // That of a normal number, whose eighth moment is 105, is the larger one.
+        assert!((fourth - expected).abs() < 5.0 * (96.0 / n).sqrt() / (length * length), "fourth {fourth}");
+        // Two of them have nothing in common.
+        let other = tensor(8, "lstm/recurrent_kernel").values;
+        let product: f64 = values.iter().zip(&other).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        assert!(product.abs() < 5.0 * n.sqrt() / length, "product {product}");
     }
 
     #[test]

@@ -249,3 +249,83 @@ fn dropout(g: &mut Graph, x: Value, rate: f64, training: &Training) -> Value {
     let zero = g.full(ElementType::F32, 0.0, &dims);
     g.select(kept, scaled, zero)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tpu_train_hlo::Shape;
+    use tpu_train_hlo::eval::{Tensor, evaluate};
+
+    const ROWS: usize = 96;
+    const UNITS: usize = 128;
+
+    /// What dropout makes of ones, over `replicas` parts of the batch put together again.
+    fn dropped(rate: f64, key: [u32; 2], replicas: usize) -> Vec<f64> {
+        let mut g = Graph::new("dropout");
+        let rows = ROWS / replicas;
+        let ones = g.full(ElementType::F32, 1.0, &[rows, UNITS]);
+        let weights = g.full(ElementType::F32, 1.0, &[rows]);
+        // A parameter, so that the key is not folded into the graph: it changes with each step.
+        let key_parameter = g.parameter("key", Shape::new(ElementType::U32, &[2]));
+        let dropout_key = [0, 1].map(|i| {
+            let part = g.slice_in_dim(key_parameter, 0, i, i + 1);
+            g.reshape(part, &[])
+        });
+        let training = Training { weights, replicas, batch_norm: BatchNormScope::Synced, dropout_key };
+        let out = dropout(&mut g, ones, rate, &training);
+        let key = Tensor::new(Shape::new(ElementType::U32, &[2]), key.map(f64::from).to_vec());
+        let outputs = evaluate(&g, &[out], &vec![vec![key]; replicas]).unwrap();
+        outputs.iter().flat_map(|of_replica| of_replica[0].values().to_vec()).collect()
+    }
+
+    fn kept(rate: f64, key: [u32; 2]) -> Vec<bool> {
+        dropped(rate, key, 1).iter().map(|&value| value > 0.0).collect()
+    }
+
+    /// Asserts that an event of probability `p` happened as often as it should, within five standard errors.
+    fn assert_share(hits: impl Iterator<Item = bool>, p: f64, what: &str) {
+        let (count, hit) =
+            hits.fold((0.0, 0.0), |(count, hit), is| (count + 1.0, hit + f64::from(u8::from(is))));
+        let (share, error) = (hit / count, (p * (1.0 - p) / count).sqrt());
+        assert!((share - p).abs() < 5.0 * error, "{what}: {share}, expected {p} ± {error}");
+    }
+
+    #[test]
+    fn dropout_keeps_its_share_of_units_and_scales_them() {
+        for rate in [0.1, 0.25, 0.5, 0.8] {
+            let values = dropped(rate, [7, 0], 1);
+            let scale = 1.0 / (1.0 - rate);
+            assert!(values.iter().all(|&value| value == 0.0 || (value - scale).abs() < 1e-12));
+            let kept: Vec<bool> = values.iter().map(|&value| value > 0.0).collect();
+            let p = 1.0 - rate;
+            assert_share(kept.iter().copied(), p, "kept");
+            // Neighbours along a row, a row apart, and the same unit of the next step are independent.
+            assert_share(kept.windows(2).map(|pair| pair[0] && pair[1]), p * p, "kept with the next unit");
+            assert_share(kept.windows(UNITS + 1).map(|w| w[0] && w[UNITS]), p * p, "kept with the next row");
+            for row in kept.chunks(UNITS) {
+                assert_share(row.iter().copied(), p, "kept in a row");
+            }
+            for unit in 0..UNITS {
+                assert_share(kept.iter().skip(unit).step_by(UNITS).copied(), p, "kept of a unit");
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_differs_by_step_and_seed_and_repeats() {
+        let first = kept(0.5, [7, 0]);
+        assert_eq!(first, kept(0.5, [7, 0]));
+        for other in [[7, 1], [8, 0], [0, 7], [7, 1 << 31]] {
+            let same = first.iter().zip(kept(0.5, other)).map(|(&a, b)| a == b);
+            assert_share(same, 0.5, "the same with another key");
+        }
+    }
+
+    #[test]
+    fn dropout_does_not_depend_on_the_replicas() {
+        let one = dropped(0.25, [7, 3], 1);
+        for replicas in [2, 3, 8] {
+            assert!(dropped(0.25, [7, 3], replicas) == one, "{replicas} replicas draw otherwise");
+        }
+    }
+}

@@ -40,8 +40,8 @@ CASES = {
         learning_rate=CONSTANT, batches=2, rows=5, seed=4,
     ),
 }
-# A case of one's own may also say: `steps`, other than STEPS; `spread`, of normal draws added to every initial weight;
-# `start`, a model file to take the initial weights from; `save`, a model file to leave them in.
+# A case of one's own may also say: `spread`, of normal draws added to every initial weight; `start`, a model file to
+# take the initial weights from; `save`, a model file to leave them in.
 COMMITTED = ["plain", "l2_decay", "odd"]
 NAMES = [
     "conv1d/kernel", "conv1d/bias", "conv1d_1/kernel", "conv1d_1/bias", "batch_normalization/gamma",
@@ -157,7 +157,7 @@ def train(name, precision, teacher):
     optimizer.build(model.trainable_variables)
     loss_function = keras.losses.SparseCategoricalCrossentropy()
     data = [(s, m, r, y) for s, m, r, y in batches(case)]
-    tensors, steps = {}, case.get("steps", STEPS)
+    tensors = {}
 
     def objective(trainable, other, x, y):
         outputs, other, losses = model.stateless_call(trainable, other, x, training=True, return_losses=True)
@@ -188,7 +188,7 @@ def train(name, precision, teacher):
 
     keep(0)
     predict(0)
-    for step in range(steps):
+    for step in range(STEPS):
         samples, minimum, spread, labels = data[step % len(data)]
         # One float32 division, as on the device; a float64 run starts from the same values.
         x = (samples.astype("<f4") - minimum[:, None, :]) / spread[:, None, :]
@@ -209,7 +209,7 @@ def train(name, precision, teacher):
             tensors[f"step{step}/gradient/{key}"] = gradient
         trainable, state = optimizer.stateless_apply(state, gradients, trainable)
         keep(step + 1)
-    predict(steps)
+    predict(STEPS)
     return {key: np.asarray(value) for key, value in tensors.items()}
 
 
@@ -225,12 +225,11 @@ def write(name, precision, folder):
         inputs = dict(samples=samples, minimum=minimum, range=spread, labels=labels)
         tensors |= {f"batch{number}/{key}": np.asarray(value, order="C") for key, value in inputs.items()}
     rows = case["rows"] if isinstance(case["rows"], list) else [case["rows"]] * case["batches"]
-    steps = case.get("steps", STEPS)
-    golden = dict(config=case["config"], learning_rate=case["learning_rate"], steps=steps, batches=len(rows))
+    golden = dict(config=case["config"], learning_rate=case["learning_rate"], steps=STEPS, batches=len(rows))
     path = folder / f"{stem}.{precision}.safetensors"
     save_file(tensors, path, metadata={"golden": json.dumps(golden)})
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, losses",
-          *[f"{float(tensors[f'step{step}/loss']):.6f}" for step in range(steps)])
+          *[f"{float(tensors[f'step{step}/loss']):.6f}" for step in range(STEPS)])
 
 
 def main():

@@ -44,6 +44,25 @@ ENTRY %entry.15 (parameter.1: f32[2,3], parameter.2: f32[3]) -> (f32[], f32[1,2]
 }
 
 #[test]
+fn a_sum_over_several_dimensions_is_taken_in_stages() {
+    let mut g = Graph::new("staged");
+    let x = g.parameter("x", f32s(&[2, 3, 5, 7]));
+    let total = g.sum(x, &[0, 2]);
+    let printed = text::print(&lower(&g, &[total], &[]).unwrap());
+    let steps: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.contains("reduce(") || line.contains("opt-barrier("))
+        .filter_map(|line| line.trim().split_once(" = "))
+        .map(|(_, step)| step.split(", to_apply").next().unwrap())
+        .map(|step| step.split(", metadata").next().unwrap())
+        .collect();
+    let [last_first, barrier, rest] = steps[..] else { panic!("{printed}") };
+    assert!(last_first.starts_with("f32[2,3,7]") && last_first.ends_with("dimensions={2}"), "{printed}");
+    assert!(barrier.starts_with("f32[2,3,7]"), "{printed}");
+    assert!(rest.starts_with("f32[3,7]") && rest.ends_with("dimensions={0}"), "{printed}");
+}
+
+#[test]
 fn fusions_tiles_and_backend_configs() {
     let tile = |dimensions: &[i64]| TileProto { dimensions: dimensions.to_vec() };
     let layout = LayoutProto {
