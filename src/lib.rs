@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod deploy;
 pub mod events;
 pub mod model;
 pub mod pjrt;
