@@ -17,6 +17,7 @@ binary=@BINARY@
 # Where logs, checkpoints and the model go, and where the data is; empty: only the hosts' disks, no data.
 keep=@KEEP@
 data=@DATA@
+# shellcheck disable=SC2016 # each word as it was typed
 arguments=(
 @ARGUMENTS@
 )

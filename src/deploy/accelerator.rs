@@ -171,7 +171,8 @@ fn find(typed: &str) -> Option<Slice> {
         return Some(Slice { generation, dims, unusual: false });
     }
     let dims = size.split('x').map(|side| side.parse().ok()).collect::<Option<Vec<usize>>>()?;
-    let usual = generation.usual_topology(dims.iter().try_fold(1usize, |all, side| all.checked_mul(*side))?)?;
+    let usual =
+        generation.usual_topology(dims.iter().try_fold(1usize, |all, side| all.checked_mul(*side))?)?;
     let unusual = dims != usual;
     (!unusual || generation.allows(&dims)).then_some(Slice { generation, dims, unusual })
 }

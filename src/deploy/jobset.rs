@@ -73,7 +73,8 @@ fn summary(args: &DeployArgs, slice: &Slice, pool: &Pool) -> String {
 }
 
 fn pool_flags(args: &DeployArgs, slice: &Slice, pool: &Pool) -> String {
-    let topology = if pool.hosts > 1 { format!(" --tpu-topology {}", slice.topology()) } else { String::new() };
+    let topology =
+        if pool.hosts > 1 { format!(" --tpu-topology {}", slice.topology()) } else { String::new() };
     format!("{topology}{}", if args.spot { " --spot" } else { "" })
 }
 

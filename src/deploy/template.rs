@@ -24,9 +24,9 @@ fn fill_line(line: &str, values: &[(&str, String)], filled: &mut String) {
     while let Some(start) = rest.find('@') {
         filled.push_str(&rest[..start]);
         let after = &rest[start + 1..];
-        let value = after
-            .find('@')
-            .and_then(|end| values.iter().find(|(name, _)| *name == &after[..end]).map(|(_, value)| (end, value)));
+        let value = after.find('@').and_then(|end| {
+            values.iter().find(|(name, _)| *name == &after[..end]).map(|(_, value)| (end, value))
+        });
         match value {
             Some((end, value)) => {
                 filled.push_str(value);

@@ -20,7 +20,8 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
     let zone = args.zone.as_deref().ok_or_else(|| missing("--zone", "us-central2-b"))?;
     let runtime = args.runtime_version.as_deref().unwrap_or(runtime);
     let queued = args.target == Target::QueuedResource;
-    let bucket = |path: &str| args.bucket.as_ref().map(|name| format!("gs://{name}/{}", path.trim_matches('/')));
+    let bucket =
+        |path: &str| args.bucket.as_ref().map(|name| format!("gs://{name}/{}", path.trim_matches('/')));
     let data = args.data.as_deref().and_then(bucket).unwrap_or_default();
     let arguments = training_arguments(args, args.data.is_some().then(|| "data".to_owned()));
     let values = [
@@ -52,12 +53,17 @@ fn summary(args: &DeployArgs, slice: &Slice) -> String {
     let logical = if logical > 1 { format!(", cut into {logical} logical slices") } else { String::new() };
     let (name, topology) = (slice.name(), slice.topology());
     let hosts = slices * slice.vm_hosts();
-    format!("tpu-train on {slices} x {name} ({topology}, {} chips): {hosts} hosts in all{logical}", slice.chips())
+    format!(
+        "tpu-train on {slices} x {name} ({topology}, {} chips): {hosts} hosts in all{logical}",
+        slice.chips()
+    )
 }
 
 fn create_flags(args: &DeployArgs, slice: &Slice, runtime: &str) -> String {
     let mut flags = match slice.unusual_topology() {
-        Some((generation, topology)) => vec![format!("--type={generation}"), format!("--topology={topology}")],
+        Some((generation, topology)) => {
+            vec![format!("--type={generation}"), format!("--topology={topology}")]
+        }
         None => vec![format!("--accelerator-type={}", slice.name())],
     };
     match args.target {
