@@ -1,5 +1,6 @@
 //! `tpu-train deploy`: what it prints is held against published schemas, shellcheck and hadolint, and the scripts
 //! are run with a gcloud of our own that plays every host. No cloud, no cluster and no image is touched.
+#![allow(clippy::unwrap_used)] // a helper outside of #[test] may panic as well
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,6 +113,11 @@ def plain(value):
 
 def judge(document):
     assert document["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and document["kind"] == "JobSet"
+    # The values that the CRD allows, which the models do not know.
+    policy = document["spec"]["failurePolicy"]
+    assert policy["restartStrategy"] in ("Recreate", "BlockingRecreate", "InPlaceRestart")
+    for rule in policy["rules"]:
+        assert rule["action"] in ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts")
     # The models drop what they do not know: what comes back must be what went in.
     model = JobsetV1alpha2JobSet.from_dict(copy.deepcopy(document))
     back = plain(model.to_dict())
@@ -137,6 +143,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.yaml")):
     for place, key, value in [
         (lambda d: d["spec"], "failurePolcy", {}),
         (lambda d: d["spec"]["failurePolicy"], "maxRestarts", "three"),
+        (lambda d: d["spec"]["failurePolicy"], "restartStrategy", "Blocking"),
         (lambda d: d["spec"]["network"], "subDomain", "x"),
         (lambda d: d["spec"]["replicatedJobs"][0]["template"]["spec"], "parallelism", "two"),
         (lambda d: d["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"], "nodeSelektor", {}),
@@ -194,7 +201,7 @@ const PEER: &str = r#"
 import json, sys
 from xpk.core.system_characteristics import UserFacingNameToSystemCharacteristics as known
 for name, topology, hosts, chips, machine, accelerator in json.loads(sys.argv[1]):
-    peer = known[name.replace("v5litepod", "v5litepod")]
+    peer = known[name]
     assert peer.vms_per_slice == hosts and peer.chips_per_vm == chips, (name, peer)
     assert peer.topology == topology, (name, peer.topology, topology)
     assert peer.gce_machine_type == machine and peer.gke_accelerator == accelerator, (name, peer)
@@ -212,7 +219,6 @@ fn slices_are_those_that_xpk_knows() {
         "v4-128",
         "v4-256",
         "v4-512",
-        "v5litepod-4",
         "v5litepod-8",
         "v5litepod-16",
         "v5litepod-32",
@@ -343,6 +349,12 @@ fn wrong_settings_are_one_sentence() {
         let error = print(words).unwrap_err();
         assert!(error.contains(part), "{words:?}: {error}");
     }
+    // Words that YAML would take for something else.
+    let text = jobset(&["--name", "null", "--namespace", "yes", "--service-account", "on"]).unwrap();
+    assert!(
+        text.contains("  name: \"null\"\n  namespace: \"yes\"\n")
+            && text.contains("serviceAccountName: \"on\"\n")
+    );
     let eight = jobset(&["--machine-type", "ct5lp-hightpu-8t"]).unwrap();
     assert!(eight.contains("parallelism: 1\n") && eight.contains("google.com/tpu: 8\n"));
 }

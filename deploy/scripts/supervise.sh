@@ -58,7 +58,16 @@ child=$!
 stopped=0
 trap 'stopped=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
 
-(while sleep "$period"; do copy || true; done) </dev/null >/dev/null 2>&1 &
+# Ends between two copies, never within one.
+copy_again_and_again() {
+  trap 'exit 0' TERM
+  while true; do
+    sleep "$period" &
+    wait "$!"
+    copy || true
+  done
+}
+copy_again_and_again </dev/null >/dev/null 2>&1 &
 copier=$!
 
 # `wait` returns early when the trap runs: wait again until the child itself is gone.

@@ -24,6 +24,7 @@ pub(super) struct Generation {
     name_units_per_chip: usize,
     /// `true`: a 3D torus, topology `AxBxC`; `false`: `AxB`.
     cube: bool,
+    least_chips: usize,
     most_chips: usize,
     /// The value of `cloud.google.com/gke-tpu-accelerator` and the machine type without its `-4t`.
     gke: Option<(&'static str, &'static str)>,
@@ -36,6 +37,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v2"],
         name_units_per_chip: 2,
         cube: false,
+        least_chips: 4,
         most_chips: 256,
         gke: None,
         runtime_version: Some("tpu-ubuntu2204-base"),
@@ -44,6 +46,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v3"],
         name_units_per_chip: 2,
         cube: false,
+        least_chips: 4,
         most_chips: 1024,
         gke: None,
         runtime_version: Some("tpu-ubuntu2204-base"),
@@ -52,6 +55,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v4"],
         name_units_per_chip: 2,
         cube: true,
+        least_chips: 4,
         most_chips: 4096,
         gke: Some(("tpu-v4-podslice", "ct4p-hightpu")),
         runtime_version: Some("tpu-ubuntu2204-base"),
@@ -60,6 +64,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v5litepod", "v5e", "v5lite"],
         name_units_per_chip: 1,
         cube: false,
+        least_chips: 1,
         most_chips: 256,
         gke: Some(("tpu-v5-lite-podslice", "ct5lp-hightpu")),
         runtime_version: Some("v2-alpha-tpuv5-lite"),
@@ -68,6 +73,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v5p"],
         name_units_per_chip: 2,
         cube: true,
+        least_chips: 4,
         most_chips: 8960,
         gke: Some(("tpu-v5p-slice", "ct5p-hightpu")),
         runtime_version: Some("v2-alpha-tpuv5"),
@@ -76,6 +82,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["v6e"],
         name_units_per_chip: 1,
         cube: false,
+        least_chips: 1,
         most_chips: 256,
         gke: Some(("tpu-v6e-slice", "ct6e-standard")),
         runtime_version: Some("v2-alpha-tpuv6e"),
@@ -84,6 +91,7 @@ static GENERATIONS: &[Generation] = &[
         names: &["tpu7x", "v7x"],
         name_units_per_chip: 2,
         cube: true,
+        least_chips: 1,
         most_chips: 9216,
         gke: Some(("tpu7x", "tpu7x-standard")),
         runtime_version: None,
@@ -195,16 +203,15 @@ impl Generation {
 
     /// The topology that a number of chips stands for, or `None` where there is no slice of that size.
     fn usual_topology(&self, chips: usize) -> Option<Vec<usize>> {
-        if chips > self.most_chips {
+        if !(self.least_chips..=self.most_chips).contains(&chips) {
             return None;
         }
         if self.cube { usual_cube(chips) } else { self.usual_square(chips) }
     }
 
-    /// `AxA` or `Ax2A`, from 1x1 (2x2 before v5e), without the shapes that were never offered.
+    /// `AxA` or `Ax2A`, without the sizes that are not offered: 2 chips, and 8 before v5e.
     fn usual_square(&self, chips: usize) -> Option<Vec<usize>> {
-        let smallest = if self.name_units_per_chip == 1 { 1 } else { 4 };
-        if !chips.is_power_of_two() || chips < smallest || chips == 2 || (smallest == 4 && chips == 8) {
+        if !chips.is_power_of_two() || chips == 2 || (self.least_chips == 4 && chips == 8) {
             return None;
         }
         let short = 1 << (chips.ilog2() / 2);
@@ -225,6 +232,7 @@ impl Generation {
 /// The most compact ascending topology of whole 4x4x4 cubes, or one of the shapes within a cube.
 fn usual_cube(chips: usize) -> Option<Vec<usize>> {
     match chips {
+        1 => return Some(vec![1, 1, 1]),
         4 => return Some(vec![2, 2, 1]),
         8 => return Some(vec![2, 2, 2]),
         16 => return Some(vec![2, 2, 4]),
@@ -243,7 +251,10 @@ fn usual_cube(chips: usize) -> Option<Vec<usize>> {
 /// Up to three names near a wrong one: the sizes next to it where its generation is known, else by spelling.
 fn nearest(typed: &str) -> Vec<String> {
     if let Some((generation, size)) = split(typed) {
-        let units = size.split('x').map(|side| side.parse::<usize>().unwrap_or(1));
+        // Neither overflow nor nonsense is near anything: the one is far too large, the other a single chip.
+        let digits = |side: &str| side.len() > 18 && side.chars().all(|c| c.is_ascii_digit());
+        let number = |side: &str| side.parse().unwrap_or(if digits(side) { usize::MAX } else { 1 });
+        let units = size.split('x').map(number);
         let wanted = units.fold(1usize, usize::saturating_mul)
             / if size.contains('x') { 1 } else { generation.name_units_per_chip };
         let mut sizes: Vec<usize> = generation.usual_sizes().collect();
