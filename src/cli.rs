@@ -1,1 +1,310 @@
-//! cli.
+//! The command line as typed. [`crate::config`] turns it into a run.
+
+use crate::config::Recipe;
+use crate::data::SplitBy;
+use crate::model::network::{BatchNormScope, Precision};
+use crate::pjrt::{Platform, PlatformRequest};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Trains a CNN-LSTM on synchronised ECG and PCG recordings through XLA and PJRT.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tpu-train",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  tpu-train --demo                    simulate, prepare, train and evaluate a small data set\n  \
+                  tpu-train --data DIR --slices 8     train on recordings over eight slices\n  \
+                  tpu-train predict --model model.keras ECGPCG0003.mat"
+)]
+pub struct Cli {
+    /// What to do; training where nothing is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of a training run.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model (the default command)
+    #[command(after_help = "Example: tpu-train train --data DIR --epochs 10 --out model.keras")]
+    Train(Box<TrainArgs>),
+    /// Turn recordings and spreadsheet into window shards with a manifest
+    #[command(after_help = "Example: tpu-train prepare --data DIR --prepared shards")]
+    Prepare(PrepareArgs),
+    /// Write a small simulated data set in EPHNOGRAM's own form
+    #[command(after_help = "Example: tpu-train simulate --out simulated --subjects 10 --seconds 20")]
+    Simulate(SimulateArgs),
+    /// Evaluate a saved model on labelled windows
+    #[command(after_help = "Example: tpu-train eval --model model.keras --data DIR --part test")]
+    Eval(EvalArgs),
+    /// Predict the class of each window of new recordings
+    #[command(after_help = "Example: tpu-train predict --model model.keras --json DIR/MAT/ECGPCG0003.mat")]
+    Predict(PredictArgs),
+    /// Write a saved model in another format, or its inference graph as HLO
+    #[command(after_help = "Examples:\n  tpu-train export --model model.keras --out model.safetensors\n  \
+                      tpu-train export --model model.keras --out model.hlo.txt --batch-size 32\n\n\
+                      The graph's parameters are the variables, in Keras's order and under their names, and the \
+                      windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
+                      [batch, classes].")]
+    Export(ExportArgs),
+    /// Print a launch on Cloud TPUs
+    Deploy(crate::deploy::DeployArgs),
+    /// List or install PJRT plugins
+    #[command(after_help = "Example: tpu-train plugin install cpu")]
+    Plugin(PluginArgs),
+}
+
+/// Where the program runs.
+#[derive(Args, Clone, Debug)]
+pub struct PlatformArgs {
+    /// Where to run: auto takes a TPU or GPU where there is one, else the CPU
+    #[arg(long, value_name = "auto|tpu|cuda|cpu", default_value_t)]
+    pub platform: PlatformRequest,
+    /// PJRT plugin to load instead of the one the platform would take
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Outer data-parallel axis; on CPU as many virtual devices [default: what the runtime reports]
+    #[arg(long, value_name = "N")]
+    pub slices: Option<usize>,
+    /// Virtual devices in each slice, on CPU
+    #[arg(long, value_name = "N")]
+    pub devices_per_slice: Option<usize>,
+}
+
+/// Where the recordings are.
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    /// Download root with ECGPCGSpreadsheet.csv and MAT/, or a prepared folder
+    /// [default: the folder that a recursive wget leaves here]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Folder of the prepared shards [default: one in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub prepared: Option<PathBuf>,
+    /// Learn this column of the spreadsheet instead of the exercise scenario
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+}
+
+/// Settings of a training run.
+#[derive(Args, Clone, Debug)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Simulate a small data set in ./demo and train on it
+    #[arg(long)]
+    pub demo: bool,
+    /// Settings to start from: readme is the plain model, source is what the source's TPU notebook sets
+    #[arg(long, value_enum, default_value_t = Recipe::Readme)]
+    pub recipe: Recipe,
+    /// Passes over the training windows, from the run's beginning [default: 50]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u64>,
+    /// Stop after this many steps from the run's beginning, wherever in an epoch that is
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Samples in a window [default: 10000]
+    #[arg(long, value_name = "SAMPLES")]
+    pub window: Option<usize>,
+    /// Samples from one window's start to the next's [default: the window]
+    #[arg(long, value_name = "SAMPLES")]
+    pub stride: Option<usize>,
+    /// Rows of batch normalisation's statistics [default: synced]
+    #[arg(long, value_enum)]
+    pub batch_norm: Option<BatchNormScope>,
+    /// Momentum of the moving statistics [default: 0.99]
+    #[arg(long, value_name = "M")]
+    pub batch_norm_momentum: Option<f64>,
+    /// Learning rate at the first step [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Exponential decay of the learning rate: to RATE of its value in STEPS steps
+    #[arg(long, value_name = "STEPS:RATE")]
+    pub lr_decay: Option<String>,
+    /// Share of hidden dense units dropped [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub dropout: Option<f64>,
+    /// L2 penalty on the hidden dense kernel [default: 0]
+    #[arg(long, value_name = "FACTOR")]
+    pub l2: Option<f64>,
+    /// What products are computed in; all else is float32 in either [default: f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// What a part of the split holds whole: no subject, or no recording, is in two parts [default: subject]
+    #[arg(long, value_enum)]
+    pub split: Option<SplitBy>,
+    /// Share of windows for validation, 0 for none [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub val_fraction: Option<f64>,
+    /// Share of windows for the test at the end, 0 for none [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub test_fraction: Option<f64>,
+    /// Seed of the initial weights, the order of windows, the split and dropout [default: 42]
+    #[arg(long)]
+    pub seed: Option<u32>,
+    /// Windows in the order of the spreadsheet, then of time
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Start from the weights of a saved model, whatever its layers' sizes; its optimizer starts anew
+    #[arg(long, value_name = "FILE")]
+    pub init_weights: Option<PathBuf>,
+    /// Go on with the run whose model is in --out, with the same settings, to more --epochs or --steps
+    #[arg(long, conflicts_with = "init_weights")]
+    pub resume: bool,
+    /// Folder of the TensorBoard logs [default: logs/fit]
+    #[arg(long, value_name = "DIR")]
+    pub logdir: Option<PathBuf>,
+    /// Where the model is saved [default: model.keras]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Leave the HLO of every program before and after optimization in this folder
+    #[arg(long, value_name = "DIR")]
+    pub xla_dump: Option<PathBuf>,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `prepare`.
+#[derive(Args, Clone, Debug)]
+pub struct PrepareArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub data: DataArgs,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `simulate`.
+#[derive(Args, Clone, Debug)]
+pub struct SimulateArgs {
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Simulated persons; each is recorded in all six scenarios
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub subjects: usize,
+    /// Length of each recording, seconds
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Seed of all draws
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// Windows that `eval` looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The part the model was trained on.
+    Train,
+    /// The part it was validated on after each epoch.
+    Validation,
+    /// The part held out to the end.
+    Test,
+    /// Every labelled window.
+    All,
+}
+
+/// Settings of `eval`.
+#[derive(Args, Clone, Debug)]
+pub struct EvalArgs {
+    /// The saved model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Which windows; a part is cut again as the model's own run cut it
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    pub part: Part,
+    /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Samples in a window, for a model that does not say
+    #[arg(long, value_name = "SAMPLES")]
+    pub window: Option<usize>,
+    /// Samples from one window's start to the next's [default: the model's own]
+    #[arg(long, value_name = "SAMPLES")]
+    pub stride: Option<usize>,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `predict`.
+#[derive(Args, Clone, Debug)]
+pub struct PredictArgs {
+    /// The saved model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Recordings: .mat files or WFDB headers
+    #[arg(value_name = "FILE", required = true)]
+    pub recordings: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Samples from one window's start to the next's [default: the model's own]
+    #[arg(long, value_name = "SAMPLES")]
+    pub stride: Option<usize>,
+    /// Print the predictions as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `export`.
+#[derive(Args, Clone, Debug)]
+pub struct ExportArgs {
+    /// The saved model
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// File to write: .keras, .weights.h5, .h5 or .safetensors, or the graph alone as .hlo.pb (a serialized
+    /// HloModuleProto) or .hlo.txt
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Windows that the graph takes at once [default: 1]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+}
+
+/// Settings of `plugin`.
+#[derive(Args, Clone, Debug)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub action: PluginAction,
+}
+
+/// What `plugin` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PluginAction {
+    /// Show the plugins this program knows and where they are
+    List {
+        /// Print the list as one JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Install the pinned plugin of a platform into the user's cache folder
+    Install {
+        /// The platform
+        #[arg(value_name = "cpu|tpu|cuda")]
+        platform: Platform,
+    },
+}

@@ -4,7 +4,6 @@
 //! *layers → graph → gradient → `HloModuleProto` → executable* ([`model`], the crate `tpu-train-hlo`);
 //! [`train`] drives both.
 
-pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -1,2 +1,33 @@
 //! `tpu-train`: parse, run, exit code.
-fn main() {}
+
+use clap::Parser;
+use std::process::ExitCode;
+use tpu_train::cli::{Cli, Command};
+use tpu_train::{deploy, pjrt, train};
+
+fn main() -> ExitCode {
+    // Before any thread: the plugins read the environment once.
+    pjrt::prepare_environment();
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let stop = train::stop::on_interrupt()?;
+    match cli.command.unwrap_or(Command::Train(Box::new(cli.train))) {
+        Command::Train(args) => train::run(&args, &stop),
+        Command::Prepare(args) => train::dataset::prepare(&args, &stop),
+        Command::Simulate(args) => train::dataset::simulate(&args, &stop),
+        Command::Eval(args) => train::evaluate::run(&args, &stop),
+        Command::Predict(args) => train::predict::run(&args, &stop),
+        Command::Export(args) => train::export::run(&args),
+        Command::Deploy(args) => Ok(deploy::run(&args)?),
+        Command::Plugin(args) => train::plugin::run(&args),
+    }
+}

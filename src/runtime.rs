@@ -1,1 +1,302 @@
-//! runtime.
+//! Where the two streams meet: modules become programs on devices, host tensors become buffers.
+//!
+//! A **replica** is a copy of the program on one device; a [`Replicated`] is one buffer on each replica, equal on
+//! all of them ([`Runtime::replicate`]) or each with its own rows ([`Runtime::shard`]). Invariants: replica `i` of
+//! this process runs on addressable device `i`; a donated value is taken, so it cannot be used again; device ids
+//! come from the device list and are never assumed to count from 0.
+//!
+//! ```no_run
+//! # use tpu_train::runtime::*;
+//! # fn example(module: &tpu_train_proto::xla::HloModuleProto) -> Result<(), RuntimeError> {
+//! let runtime = Runtime::start(&RuntimeOptions { cpu_devices: 8, ..Default::default() })?;
+//! let program = runtime.compile(module, 8, None)?;
+//! let state = runtime.replicate(&HostTensor::scalar_f32(0.0), 8)?;
+//! let batch = runtime.shard(&HostTensor::from_f32(&[0.0; 16], &[16]), 8)?;
+//! let outputs = program.execute(vec![Arg::Donate(state), Arg::Borrow(&batch)])?;
+//! println!("{}", outputs[0].fetch(0)?.item_f32()?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod compile;
+mod element;
+mod error;
+mod host_tensor;
+mod memory;
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use prost::Message;
+use tpu_train_hlo::ElementType;
+use tpu_train_proto::xla::HloModuleProto;
+
+use crate::pjrt::{
+    self, Buffer, Client, Device, LoadedExecutable, OptionValue, Platform, PlatformRequest, Plugin,
+    PluginFile, plugin,
+};
+use element::to_pjrt;
+use program::Parameter;
+
+pub use compile::{compile_options, optimized_module};
+pub use error::RuntimeError;
+pub use host_tensor::HostTensor;
+pub use memory::memory_available;
+pub use program::{Arg, Program, Replicated};
+
+/// What [`Runtime::start`] needs to know.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// The platform asked for.
+    pub platform: PlatformRequest,
+    /// A plugin named by the user.
+    pub plugin: Option<PathBuf>,
+    /// Virtual devices of the CPU platform; others have the devices they have.
+    pub cpu_devices: usize,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self { platform: PlatformRequest::Auto, plugin: None, cpu_devices: 1 }
+    }
+}
+
+/// A plugin's client and its devices.
+#[derive(Debug)]
+pub struct Runtime {
+    client: Client,
+    platform: Platform,
+    plugin: PluginFile,
+    devices: Vec<Device>,
+    /// Devices of the whole job, this process's among them.
+    all_devices: Vec<Device>,
+}
+
+impl Runtime {
+    /// Finds (and, for the CPU, installs) the plugin, and creates its client.
+    ///
+    /// # Errors
+    /// The platform asked for is not there, its plugin is not, or the plugin belongs to another platform.
+    pub fn start(options: &RuntimeOptions) -> Result<Self, RuntimeError> {
+        if let PlatformRequest::Only(platform) = options.platform {
+            plugin::require_devices(platform)?;
+        }
+        let file = plugin::discover(options.platform, options.plugin.as_deref())?;
+        let create: &[_] = match file.platform {
+            Platform::Cpu => &[("cpu_device_count", OptionValue::Int(options.cpu_devices as i64))],
+            _ => &[],
+        };
+        if file.platform == Platform::Cpu {
+            pjrt::keep_freed_memory();
+        }
+        let client = Plugin::load(&file)?.client(create)?;
+        let platform = actual_platform(&client, &file, options.platform)?;
+        let devices = client.addressable_devices()?;
+        let all_devices = client.devices()?;
+        Ok(Self { client, platform, plugin: file, devices, all_devices })
+    }
+
+    /// The platform in use.
+    pub fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    /// The plugin in use.
+    pub fn plugin(&self) -> &PluginFile {
+        &self.plugin
+    }
+
+    /// The client, for what this room does not wrap.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The devices of this process; replica `i` runs on device `i`.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// The devices of the whole job.
+    pub fn all_devices(&self) -> &[Device] {
+        &self.all_devices
+    }
+
+    /// One line for the run header: platform, devices, plugin, its C API version.
+    pub fn describe(&self) -> String {
+        let (major, minor) = self.client.api_version();
+        let kind = self.devices.first().map_or("no device", |device| device.kind());
+        format!(
+            "{}, {} x {kind}, {} (PJRT C API {major}.{minor})",
+            self.platform,
+            self.all_devices.len(),
+            self.plugin.origin
+        )
+    }
+
+    /// Compiles a module for `replicas` devices of the job: the first ones of the device list.
+    ///
+    /// With `dump`, a folder and a name, leaves `<name>.before.{pb,txt}` and `<name>.after.{pb,txt}` there, the
+    /// module before and after optimization, beside the compiler's own dumps.
+    ///
+    /// # Errors
+    /// There are fewer devices, the compiler refuses the module, or a dump cannot be written.
+    pub fn compile(
+        &self,
+        module: &HloModuleProto,
+        replicas: usize,
+        dump: Option<(&Path, &str)>,
+    ) -> Result<Program, RuntimeError> {
+        let device_ids = self.assignment(replicas)?;
+        if let Some((folder, name)) = dump {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| RuntimeError::Dump { path: folder.to_owned(), source })?;
+            compile::dump_module(folder, name, "before", module)?;
+        }
+        let options = compile_options(&device_ids, dump.map(|(folder, _)| folder));
+        let start = Instant::now();
+        let executable = self.client.compile(&module.encode_to_vec(), &options)?;
+        let compile_seconds = start.elapsed().as_secs_f64();
+        if let Some((folder, name)) = dump {
+            compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
+        }
+        self.program(executable, Parameter::all_of(module), compile_seconds)
+    }
+
+    fn program(
+        &self,
+        executable: LoadedExecutable,
+        parameters: Vec<Parameter>,
+        compile_seconds: f64,
+    ) -> Result<Program, RuntimeError> {
+        let found = executable.device_ids();
+        let expected: Vec<i32> = self.devices.iter().take(found.len()).map(Device::id).collect();
+        if found != expected {
+            return Err(RuntimeError::DeviceOrder { expected, found: found.to_vec() });
+        }
+        let memory = executable.executable().memory().ok();
+        Ok(Program { executable, parameters, compile_seconds, memory })
+    }
+
+    /// Ids of the devices that run `replicas` replicas. One process takes its own devices in order; a job of
+    /// several processes takes every device, process by process, each in the order of its own device list.
+    fn assignment(&self, replicas: usize) -> Result<Vec<i32>, RuntimeError> {
+        let present = self.all_devices.len();
+        if replicas == 0 || replicas > present {
+            return Err(RuntimeError::Replicas { asked: replicas, platform: self.platform, present });
+        }
+        if present == self.devices.len() {
+            return Ok(self.devices[..replicas].iter().map(Device::id).collect());
+        }
+        let mut devices: Vec<&Device> = self.all_devices.iter().collect();
+        devices.sort_by_key(|device| device.process_index());
+        Ok(devices[..replicas].iter().map(|device| device.id()).collect())
+    }
+
+    /// Copies a tensor to device `device` of this process.
+    ///
+    /// # Errors
+    /// The tensor's bytes are not those of its dims, there is no such device, or its memory is full.
+    pub fn upload(&self, tensor: &HostTensor, device: usize) -> Result<Buffer, RuntimeError> {
+        self.put(tensor.element_type, &tensor.dims, &tensor.bytes, device)
+    }
+
+    /// Copies a tensor to each of this process's first `replicas` devices.
+    ///
+    /// # Errors
+    /// As for [`Self::upload`].
+    pub fn replicate(&self, tensor: &HostTensor, replicas: usize) -> Result<Replicated, RuntimeError> {
+        let buffers = (0..replicas).map(|device| self.upload(tensor, device)).collect::<Result<_, _>>()?;
+        Ok(Replicated { buffers })
+    }
+
+    /// Cuts a tensor's rows (its first dimension) into `replicas` equal contiguous parts, one for each of this
+    /// process's first devices.
+    ///
+    /// # Errors
+    /// The rows do not divide; otherwise as for [`Self::upload`].
+    pub fn shard(&self, tensor: &HostTensor, replicas: usize) -> Result<Replicated, RuntimeError> {
+        tensor.check()?;
+        let rows = tensor.dims.first().copied().unwrap_or(0);
+        if replicas == 0 || rows == 0 || rows % replicas != 0 {
+            return Err(RuntimeError::Rows { rows, replicas });
+        }
+        let mut dims = tensor.dims.clone();
+        dims[0] = rows / replicas;
+        let part = tensor.bytes.len() / replicas;
+        let put = |device: usize| {
+            self.put(tensor.element_type, &dims, &tensor.bytes[device * part..(device + 1) * part], device)
+        };
+        Ok(Replicated { buffers: (0..replicas).map(put).collect::<Result<_, _>>()? })
+    }
+
+    fn put(
+        &self,
+        element_type: ElementType,
+        dims: &[usize],
+        bytes: &[u8],
+        device: usize,
+    ) -> Result<Buffer, RuntimeError> {
+        Ok(self.client.buffer_from_host(bytes, to_pjrt(element_type), dims, device)?)
+    }
+
+    /// Compares what `program` needs with what is free now. Call it before the program's inputs are uploaded.
+    ///
+    /// Virtual CPU devices share the host's memory, so there the replicas of this process count together.
+    pub fn memory_check(&self, program: &Program) -> MemoryCheck {
+        let sharing = if self.platform == Platform::Cpu { program.replicas() as u64 } else { 1 };
+        MemoryCheck {
+            needed: program.memory.map(|memory| memory.total() * sharing),
+            free: self.free_memory(),
+        }
+    }
+
+    /// Bytes free: of the host on the CPU platform, of the fullest of this process's devices elsewhere.
+    pub fn free_memory(&self) -> Option<u64> {
+        match self.platform {
+            Platform::Cpu => memory_available(),
+            _ => self
+                .devices
+                .iter()
+                .filter_map(Device::memory)
+                .filter_map(|memory| memory.limit.map(|limit| limit.saturating_sub(memory.in_use)))
+                .min(),
+        }
+    }
+}
+
+/// The memory a program needs against the memory that is free, in bytes; `None` where a plugin does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryCheck {
+    /// Needed by all replicas that share one memory.
+    pub needed: Option<u64>,
+    /// Free in that memory.
+    pub free: Option<u64>,
+}
+
+impl MemoryCheck {
+    /// Whether the program fits, as far as is known.
+    pub fn fits(&self) -> bool {
+        match (self.needed, self.free) {
+            (Some(needed), Some(free)) => needed <= free,
+            _ => true,
+        }
+    }
+}
+
+fn actual_platform(
+    client: &Client,
+    file: &PluginFile,
+    request: PlatformRequest,
+) -> Result<Platform, RuntimeError> {
+    let found = client.platform_name()?;
+    let actual = Platform::from_plugin_name(&found);
+    let expected = match request {
+        PlatformRequest::Only(platform) => platform,
+        PlatformRequest::Auto => actual.unwrap_or(file.platform),
+    };
+    if actual != Some(expected) {
+        return Err(pjrt::Error::WrongPlatform { path: file.path.clone(), found, expected }.into());
+    }
+    Ok(expected)
+}

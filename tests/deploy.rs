@@ -13,7 +13,8 @@ use clap::Parser;
 use tempfile::TempDir;
 use tpu_train::deploy::{DeployArgs, accelerator::Slice, render};
 
-use crate::support::judge;
+use crate::run::{Bench, quick};
+use crate::support::{self, judge};
 
 #[derive(Parser)]
 struct Cli {
@@ -438,8 +439,11 @@ case "$*" in
     for host in $(hosts "$@"); do
       for word in "$@"; do if [[ -f "$word" ]]; then cp "$word" "$CLOUD/host-$host/tpu-train-run/incoming/"; fi; done
     done ;;
-  "storage rsync"*) echo "$HOST rsync ${*: -2}" >>"$CLOUD/storage" ;;
-  "storage ls"*) exit 1 ;;
+  "storage rsync"*) echo "${HOST:-} rsync ${*: -2}" >>"$CLOUD/storage" ;;
+  "storage ls"*)
+    [[ -z "${BROKEN:-}" ]] || { echo "ERROR: (gcloud.storage.ls) HTTPError 403" >&2; exit 1; }
+    [[ -e "$CLOUD/model.keras" ]] || { echo "ERROR: One or more URLs matched no objects." >&2; exit 1; } ;;
+  "storage cp"*) echo "${HOST:-} cp $3" >>"$CLOUD/storage" && cp "$CLOUD/model.keras" "$4" ;;
   *) echo "unexpected: $*" >&2; exit 1 ;;
 esac
 "#;
@@ -461,6 +465,8 @@ if [[ -n "${LONG:-}" ]]; then
   trap 'echo stopped; exit 0' TERM
   for _ in $(seq 600); do sleep 0.1; done
 fi
+while [[ $# -gt 1 && "$1" != --out ]]; do shift; done
+echo "of ${HOST:-}" >"$2"
 exit "${STATUS:-0}"
 "#;
 
@@ -551,6 +557,12 @@ fn a_queued_resource_starts_every_host_of_every_slice() {
 
     let again = cloud.run(&script, &["up"]);
     assert!(again.status.success(), "{}", printed(&again));
+    for host in ["0-0", "0-1", "1-0", "1-1"] {
+        let resumed = || cloud.read(&format!("host-{host}/arguments")).ends_with("--resume\n");
+        until("each host goes on with its model", resumed);
+        let ended = format!("host-{host}/tpu-train-run/run/exit-status");
+        until("each host has ended again", || cloud.read(&ended) == "0\n");
+    }
     let creates = |cloud: &Cloud| cloud.read("calls").matches(" create ").count();
     assert_eq!(creates(&cloud), 1, "what exists is kept");
     assert!(cloud.run(&script, &["delete"]).status.success());
@@ -622,37 +634,106 @@ fn a_running_host_is_left_running() {
     assert!(run(&["follow"]).contains("ended with status 143"));
 }
 
+/// The real program under the supervisor, in one pod after the other: the second goes on where the first ended.
+#[test]
+fn a_run_moves_from_pod_to_pod() {
+    if support::runtime(1).is_none() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.simulate();
+    let program = Path::new(env!("CARGO_BIN_EXE_tpu-train")).parent().unwrap();
+    let pod = |out: &str, steps: &str| {
+        let output = Command::new("bash")
+            .arg(root().join("deploy/scripts/supervise.sh"))
+            .args(quick(&["train"], &["--steps", steps]))
+            .env("PATH", format!("{}:{}", program.display(), std::env::var("PATH").unwrap()))
+            .env("TPU_TRAIN_OUT", bench.path(out))
+            .env("TPU_TRAIN_KEEP", bench.path("bucket"))
+            .current_dir(bench.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", printed(&output));
+        printed(&output)
+    };
+    assert!(pod("first", "2").contains("drawn with seed"));
+    let second = pod("second", "4");
+    assert!(second.contains("after 2 steps"), "{second}");
+    let read = |name: &str| fs::read(bench.path(name)).unwrap();
+    assert!(read("bucket/model.keras") == read("second/model.keras"));
+    bench.succeed(&quick(&["train"], &["--steps", "4", "--out", "whole.keras"]));
+    assert!(read("bucket/model.keras") == read("whole.keras"), "not the model of one run");
+}
+
+#[test]
+fn several_hosts_are_printed_with_a_note() {
+    let several = |text: Result<String, String>| text.unwrap().contains("\n# Note: this launch has ");
+    for name in ["v5litepod-1", "v5litepod-4", "v6e-1", "v6e-4", "v4-8", "v5p-8"] {
+        assert!(!several(jobset(&["--accelerator", name])), "{name}");
+        assert!(several(jobset(&["--accelerator", name, "--slices", "2"])), "{name}");
+        for target in ["tpu-vm", "queued-resource"] {
+            assert!(!several(vm(target, &["--accelerator", name])), "{name}");
+        }
+    }
+    for (name, machine) in [("v5litepod-8", "ct5lp-hightpu-8t"), ("v6e-8", "ct6e-standard-8t")] {
+        assert!(several(jobset(&["--accelerator", name])), "two hosts of 4");
+        assert!(!several(jobset(&["--accelerator", name, "--machine-type", machine])));
+    }
+    assert!(
+        !several(jobset(&["--accelerator", "tpu7x-2"])) && !several(jobset(&["--accelerator", "tpu7x-8"]))
+    );
+    for name in ["v2-8", "v3-8", "v5litepod-8", "v6e-8"] {
+        assert!(!several(vm("tpu-vm", &["--accelerator", name, "--slices", "8"])), "{name}");
+        assert!(several(vm("queued-resource", &["--accelerator", name, "--slices", "8"])), "{name}");
+    }
+    assert!(several(vm("tpu-vm", &["--accelerator", "v3-32"])));
+    let bench = Bench::new();
+    let words = ["deploy", "tpu-vm", "--project", "p", "--zone", "z", "--accelerator", "v5litepod-16"];
+    let output = bench.run(&words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.starts_with("Note: this launch has 4 hosts"), "{said}");
+    assert!(bench.fail(1, &["deploy", "jobset"]).contains("--image: jobset needs it"));
+    assert!(include_str!("../deploy/RUNBOOK.md").contains("\n## One host\n"), "the note names it");
+}
+
 #[test]
 fn the_supervisor_keeps_resumes_and_reports() {
     let cloud = Cloud::new();
     let supervise = root().join("deploy/scripts/supervise.sh");
-    let keep = cloud.path("bucket/my run");
-    let run = |status: &str| {
-        let output = cloud
-            .command(&supervise)
-            .args(["--demo"])
-            .env("HOME", cloud.folder.path())
-            .env("TPU_TRAIN_OUT", cloud.path("out"))
-            .env("TPU_TRAIN_KEEP", &keep)
-            .env("STATUS", status)
-            .output()
-            .unwrap();
-        (output.status.code(), cloud.read("arguments"))
+    let run = |out: &str, keep: &str, settings: &[(&str, &str)]| {
+        let _ = fs::remove_file(cloud.path("arguments"));
+        let mut command = cloud.command(&supervise);
+        command.args(["--demo"]).env("HOME", cloud.folder.path()).env("TPU_TRAIN_OUT", cloud.path(out));
+        let output = command.env("TPU_TRAIN_KEEP", keep).envs(settings.iter().copied()).output().unwrap();
+        (output.status.code(), cloud.read("arguments"), printed(&output))
     };
-    let (code, arguments) = run("0");
+    let folder = cloud.path("bucket/my run");
+    let keep = folder.to_str().unwrap();
+    let (code, arguments, _) = run("out", keep, &[("HOST", "first")]);
     assert_eq!(code, Some(0));
-    let checkpoints = keep.join("checkpoints").display().to_string();
-    assert!(
-        arguments.contains(&format!("--checkpoint-dir\n{checkpoints}\n")) && !arguments.contains("--resume")
-    );
+    assert!(arguments.contains("/out/model.keras\n") && !arguments.contains("--resume"), "{arguments}");
+    assert_eq!(cloud.read("bucket/my run/model.keras"), "of first\n");
 
-    fs::write(keep.join("checkpoints/step-7"), "x").unwrap();
-    fs::create_dir_all(cloud.path("out/logs/fit")).unwrap();
-    fs::write(cloud.path("out/logs/fit/events"), "x").unwrap();
-    let (code, arguments) = run("3");
+    // Another pod: nothing on its disk.
+    fs::create_dir_all(cloud.path("other/logs/fit")).unwrap();
+    fs::write(cloud.path("other/logs/fit/events"), "x").unwrap();
+    let (code, arguments, _) = run("other", keep, &[("HOST", "second"), ("STATUS", "3")]);
     assert_eq!(code, Some(3), "the program's own status comes back");
     assert!(arguments.ends_with("--resume\n"), "{arguments}");
-    assert!(keep.join("logs/fit/events").is_file(), "logs are kept after a failure too");
+    assert!(folder.join("logs/fit/events").is_file(), "logs are kept after a failure too");
+
+    // The same with a bucket that is not mounted.
+    fs::write(cloud.path("model.keras"), "of the bucket").unwrap();
+    let (code, arguments, said) = run("third", "gs://b/run", &[]);
+    assert!(code == Some(0) && arguments.ends_with("--resume\n"), "{arguments}{said}");
+    assert!(cloud.read("storage").contains("cp gs://b/run/model.keras"));
+    let (code, arguments, said) = run("fourth", "gs://b/run", &[("BROKEN", "1")]);
+    assert_eq!(
+        (code, arguments.as_str()),
+        (Some(1), ""),
+        "nothing is trained over a model that cannot be seen"
+    );
+    assert!(said.contains("cannot look for gs://b/run/model.keras: ERROR"), "{said}");
 
     let mut child = cloud
         .command(&supervise)
@@ -661,7 +742,6 @@ fn the_supervisor_keeps_resumes_and_reports() {
         .env("LONG", "1")
         .spawn()
         .unwrap();
-    fs::remove_file(cloud.path("arguments")).unwrap();
     until("it runs", || cloud.read("arguments").contains("out2"));
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert_eq!(

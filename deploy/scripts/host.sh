@@ -6,7 +6,7 @@
 #   host.sh status | follow | stop
 #
 # TPU_TRAIN_DATA  gs://BUCKET/PATH to fetch at install into ~/tpu-train-run/data; empty: none
-# TPU_TRAIN_KEEP  gs://BUCKET/PATH for logs, checkpoints and the model; empty: they stay on this host
+# TPU_TRAIN_KEEP  gs://BUCKET/PATH for logs and the model; empty: they stay on this host
 set -euo pipefail
 
 base="${TPU_TRAIN_BASE:-$HOME/tpu-train-run}"

@@ -10,46 +10,61 @@
 # TPU_TRAIN_LEADER  0 on a host that must not copy to TPU_TRAIN_KEEP (default 1)
 # TPU_TRAIN_PERIOD  seconds between copies (default 60)
 #
-# Checkpoints go straight to TPU_TRAIN_KEEP when it is a folder, and a run that finds some resumes. After a SIGTERM
-# the status is 143, never 0: a pod that was told to stop has not finished its work, and its Job must not think so.
+# A run that finds its model, here or in TPU_TRAIN_KEEP, goes on with it (--resume). After a SIGTERM the status is
+# 143, never 0: a pod that was told to stop has not finished its work, and its Job must not think so.
 set -euo pipefail
 
 out="${TPU_TRAIN_OUT:-/out}"
 keep="${TPU_TRAIN_KEEP:-}"
 leader="${TPU_TRAIN_LEADER:-1}"
 period="${TPU_TRAIN_PERIOD:-60}"
-checkpoints="$out/checkpoints"
+model="$out/model.keras"
 mkdir -p "$out"
 rm -f "$out/exit-status"
 
-case "$keep" in
-  gs://*)
-    mkdir -p "$checkpoints"
-    # Every host needs the checkpoint to resume from; a bucket folder that is not there yet is a first run.
-    if gcloud storage ls "$keep/checkpoints/" >/dev/null 2>&1; then
-      gcloud storage rsync --recursive "$keep/checkpoints" "$checkpoints"
-    fi
-    ;;
-  ?*)
-    checkpoints="$keep/checkpoints"
-    mkdir -p "$checkpoints"
-    ;;
-esac
+# The model of the run so far, to a host that has none. Only "it is not there" makes a first run: whoever took any
+# other failure for that would train from nothing and write over the model.
+fetch() {
+  local problem
+  case "$keep" in
+    gs://*)
+      if problem="$(gcloud storage ls "$keep/model.keras" 2>&1 >/dev/null)"; then
+        gcloud storage cp "$keep/model.keras" "$model"
+      elif [[ "$problem" != *"matched no objects"* ]]; then
+        echo "error: cannot look for $keep/model.keras: $problem" >&2
+        return 1
+      fi
+      ;;
+    ?*) if [[ -e "$keep/model.keras" ]]; then cp "$keep/model.keras" "$model"; fi ;;
+  esac
+}
+[[ -e "$model" ]] || fetch
 
 copy() {
   [[ "$leader" == 1 ]] || return 0
   case "$keep" in
     gs://*) gcloud storage rsync --recursive "$out" "$keep" ;;
-    ?*) cp -r --update --no-preserve=mode,ownership "$out/." "$keep/" ;;
+    ?*) copy_to_folder ;;
   esac
+}
+
+# The model by a rename: a copy that is cut off leaves the last one whole.
+copy_to_folder() {
+  mkdir -p "$keep"
+  if [[ -d "$out/logs" ]]; then
+    cp -r --update --no-preserve=mode,ownership "$out/logs" "$keep/" || return
+  fi
+  if [[ "$model" -nt "$keep/model.keras" ]]; then
+    cp "$model" "$keep/.model.keras" && mv -f "$keep/.model.keras" "$keep/model.keras"
+  fi
 }
 
 # The TPU driver pins host memory; containers start with a small limit. Not every host lets us raise it.
 ulimit -l 68719476736 2>/dev/null || ulimit -l unlimited 2>/dev/null ||
   echo "note: the locked-memory limit stays at $(ulimit -l) KiB" >&2
 
-arguments=("$@" --logdir "$out/logs/fit" --out "$out/model.keras" --checkpoint-dir "$checkpoints")
-if [[ -n "$(ls -A "$checkpoints" 2>/dev/null)" ]]; then
+arguments=("$@" --logdir "$out/logs/fit" --out "$model")
+if [[ -e "$model" ]]; then
   arguments+=(--resume)
 fi
 

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # @SUMMARY@
 # Printed by `tpu-train deploy @TARGET@`; deploy/RUNBOOK.md says what must be there first.
+# @if several_hosts
+# @SEVERAL_HOSTS@
+# @end
 #
 #   bash FILE          create, install and start on every host, follow the first host's log
 #   bash FILE follow   follow again            bash FILE status   one line from each host
@@ -14,7 +17,7 @@ set -euo pipefail
 name=@NAME@
 where=(--project @PROJECT@ --zone @ZONE@)
 binary=@BINARY@
-# Where logs, checkpoints and the model go, and where the data is; empty: only the hosts' disks, no data.
+# Where logs and the model go, and where the data is; empty: only the hosts' disks, no data.
 keep=@KEEP@
 data=@DATA@
 # shellcheck disable=SC2016 # each word as it was typed

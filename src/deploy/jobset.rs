@@ -2,7 +2,7 @@
 
 use super::accelerator::Slice;
 use super::template::{fill, yaml};
-use super::{DeployArgs, DeployError, training_arguments};
+use super::{DeployArgs, DeployError, several_hosts, training_arguments};
 
 const TEMPLATE: &str = include_str!("../../deploy/templates/jobset.yaml");
 
@@ -13,12 +13,22 @@ struct Pool {
     hosts: usize,
 }
 
-pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployError> {
-    let (gke_accelerator, machine) = slice.gke().ok_or_else(|| DeployError::NotOffered {
+/// Hosts of one slice.
+pub(super) fn hosts(args: &DeployArgs, slice: &Slice) -> Result<usize, DeployError> {
+    let (_, machine) = offered(slice)?;
+    Ok(pool(args, slice, machine)?.hosts)
+}
+
+fn offered(slice: &Slice) -> Result<(&'static str, &'static str), DeployError> {
+    slice.gke().ok_or_else(|| DeployError::NotOffered {
         accelerator: slice.name(),
         target: "jobset",
         instead: "queued-resource or tpu-vm",
-    })?;
+    })
+}
+
+pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployError> {
+    let (gke_accelerator, machine) = offered(slice)?;
     let image = args.image.as_deref().ok_or(DeployError::Missing {
         option: "--image",
         target: "jobset",
@@ -31,7 +41,9 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
         .iter()
         .map(|argument| format!("{:20}- {}", "", yaml(argument)))
         .collect();
+    let note = several_hosts(args, slice)?;
     let flags = [
+        ("several_hosts", note.is_some()),
         ("bucket", args.bucket.is_some()),
         ("no_bucket", args.bucket.is_none()),
         ("spot", args.spot),
@@ -39,6 +51,7 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
     ];
     let values = [
         ("SUMMARY", summary(args, slice, &pool)),
+        ("SEVERAL_HOSTS", note.unwrap_or_default()),
         ("NAME", args.name.clone()),
         ("NAMESPACE", args.namespace.clone()),
         ("SERVICE_ACCOUNT", args.service_account.clone()),

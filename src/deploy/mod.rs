@@ -3,7 +3,7 @@
 //! Three targets: a GKE *JobSet* (one Job a slice, restarted as a unit), a *queued resource* (the Cloud TPU API's
 //! waiting line; needed for Multislice) and a plain *TPU VM*. The text comes from `deploy/templates`, the scripts
 //! that run on the hosts from `deploy/scripts`; both are part of the binary. Nothing is started here: no call of
-//! gcloud or kubectl, no network.
+//! gcloud or kubectl, no network. A launch on several hosts is printed with a note that says that the program cannot do that yet.
 //!
 //! ```
 //! use clap::Parser;
@@ -92,7 +92,7 @@ pub struct DeployArgs {
     /// Google Cloud zone (queued-resource, tpu-vm)
     #[arg(long)]
     pub zone: Option<String>,
-    /// Cloud Storage bucket, without gs://, for data in and logs, checkpoints and model out
+    /// Cloud Storage bucket, without gs://, for data in and logs and model out
     #[arg(long)]
     pub bucket: Option<String>,
     /// Folder of the data within the bucket, best in its prepared form; without it the run is --demo
@@ -107,7 +107,7 @@ pub struct DeployArgs {
     /// Times the whole set is started again after a failure; maintenance and preemption do not count (jobset)
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub max_restarts: u32,
-    /// Seconds between SIGTERM and SIGKILL: one step, a checkpoint and the copy must fit (jobset)
+    /// Seconds between SIGTERM and SIGKILL: one step, the model and its copy must fit (jobset)
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub grace_seconds: u32,
     /// Kubernetes namespace (jobset)
@@ -184,12 +184,15 @@ pub enum DeployError {
     },
 }
 
-/// Prints the launch on standard output.
+/// Prints the launch on standard output, and on standard error what keeps it from running yet.
 ///
 /// # Errors
 /// Settings that cannot work, or a closed standard output.
 pub fn run(args: &DeployArgs) -> Result<(), DeployError> {
     let text = render(args)?;
+    if let Some(note) = several_hosts(args, &args.accelerator.parse()?)? {
+        eprintln!("{note}");
+    }
     std::io::stdout().write_all(text.as_bytes()).map_err(|source| DeployError::Output { source })
 }
 
@@ -204,6 +207,25 @@ pub fn render(args: &DeployArgs) -> Result<String, DeployError> {
         Target::Jobset => jobset::render(args, &slice),
         Target::QueuedResource | Target::TpuVm => vm::render(args, &slice),
     }
+}
+
+/// Hosts of all slices together.
+fn hosts(args: &DeployArgs, slice: &Slice) -> Result<usize, DeployError> {
+    Ok(match args.target {
+        Target::Jobset => args.slices as usize * jobset::hosts(args, slice)?,
+        Target::QueuedResource => args.slices as usize * slice.vm_hosts(),
+        Target::TpuVm => slice.vm_hosts(),
+    })
+}
+
+/// What a launch on several hosts is printed with.
+fn several_hosts(args: &DeployArgs, slice: &Slice) -> Result<Option<String>, DeployError> {
+    let hosts = hosts(args, slice)?;
+    let note = format!(
+        "Note: this launch has {hosts} hosts, and tpu-train cannot train on several hosts yet: it is one process on \
+         one host; see \"One host\" in deploy/RUNBOOK.md."
+    );
+    Ok((hosts > 1).then_some(note))
 }
 
 fn check(args: &DeployArgs) -> Result<(), DeployError> {
@@ -261,8 +283,7 @@ fn reserved(args: &DeployArgs) -> Result<(), DeployError> {
         ("--platform", ""),
         ("--logdir", ""),
         ("--out", ""),
-        ("--checkpoint-dir", ""),
-        ("--resume", ": a run that finds checkpoints resumes"),
+        ("--resume", ": a run that finds its model goes on with it"),
         ("--data", "; give it before the --, with --bucket"),
     ];
     for argument in &args.arguments {

@@ -1,1 +1,45 @@
-//! train.
+//! Training, evaluation and prediction: the subcommands that drive a plugin.
+//!
+//! A training run opens the data, starts the runtime, compiles the training step and the evaluation, and then
+//! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
+//! computes happens on the devices; the loop feeds batches and reads three numbers back.
+
+pub mod dataset;
+pub mod evaluate;
+pub mod export;
+pub mod machine;
+mod memory;
+pub mod plugin;
+pub mod predict;
+mod run;
+mod saved;
+pub mod session;
+mod start;
+pub mod stop;
+pub mod trainer;
+
+use crate::cli::TrainArgs;
+use crate::config::TrainConfig;
+use anyhow::Result;
+use dataset::Dataset;
+use run::Run;
+use session::Session;
+use stop::Stop;
+
+/// The subcommand `train`.
+///
+/// # Errors
+/// One sentence on what is wrong with the settings, the data, the platform or the disk.
+pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
+    let mut config = TrainConfig::resolve(args)?;
+    let dataset = Dataset::for_training(args, &config, stop)?;
+    let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
+    config.batch_size = Some(session.batch_size);
+    let mut run = Run::start(args, &config, &dataset, &session, stop)?;
+    while let Some(epoch) = run.next_epoch() {
+        run.train(epoch)?;
+        run.validate(epoch)?;
+        run.save()?;
+    }
+    run.finish(args.json)
+}

@@ -1,0 +1,168 @@
+//! Where a run begins: with weights drawn or read, or where a run that was stopped left off.
+
+use super::dataset::Dataset;
+use super::machine::Machine;
+use super::saved;
+use super::trainer::Totals;
+use crate::cli::TrainArgs;
+use crate::config::TrainConfig;
+use crate::model::files::{self, Contents, OptimizerState, SavedModel};
+use crate::model::{ModelConfig, NamedTensor, initialize};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+
+/// The state a run begins with.
+pub(super) struct Start {
+    pub(super) model: ModelConfig,
+    pub(super) weights: Vec<NamedTensor>,
+    pub(super) optimizer: Option<OptimizerState>,
+    /// Of the epoch that the last run was stopped in.
+    pub(super) epoch_so_far: Totals,
+    /// For the header.
+    pub(super) origin: String,
+}
+
+/// What a run writes into its model, beside the settings, to be gone on with.
+#[derive(Serialize)]
+pub(super) struct Record<'a> {
+    /// The settings.
+    #[serde(flatten)]
+    pub(super) config: &'a TrainConfig,
+    /// Windows to train, to validate and to test.
+    pub(super) windows: [usize; 3],
+    /// Where it was computed.
+    pub(super) machine: &'a Machine,
+    /// Sums over the epoch in hand.
+    pub(super) epoch_so_far: Totals,
+}
+
+/// Settings that a run may be gone on with at another value.
+const MAY_CHANGE: [&str; 2] = ["epochs", "steps"];
+
+impl Start {
+    /// What the arguments ask for.
+    ///
+    /// # Errors
+    /// When the file is missing or does not fit, or the run in it was another one.
+    pub(super) fn of(
+        args: &TrainArgs,
+        config: &TrainConfig,
+        dataset: &Dataset,
+        machine: &Machine,
+    ) -> Result<Self> {
+        let mut model = ModelConfig::new(config.window, dataset.table.channels, dataset.table.classes.len());
+        model.l2 = config.l2;
+        model.dropout = config.dropout;
+        model.batch_norm_momentum = config.batch_norm_momentum;
+        let start = match &args.init_weights {
+            _ if args.resume => Self::resumed(&model, config, dataset, machine)?,
+            Some(file) => Self::read(file, &model)?,
+            None => Self {
+                weights: initialize::initial(&model, config.seed),
+                optimizer: None,
+                epoch_so_far: Totals::default(),
+                origin: format!("drawn with seed {}", config.seed),
+                model,
+            },
+        };
+        if start.model.lstm_steps() == 0 {
+            bail!(
+                "--window {} is too short: the convolutions and pools need at least {} samples",
+                config.window,
+                start.model.shortest_window()
+            );
+        }
+        Ok(start)
+    }
+
+    /// Weights of a file, in layers of its sizes; the optimizer starts anew.
+    fn read(file: &Path, base: &ModelConfig) -> Result<Self> {
+        let contents = files::read_any(file)?;
+        let model = contents.sized(base);
+        let mut origin = format!("of {}, {}", file.display(), sizes(&model));
+        if let Contents::Model(saved) = &contents {
+            saved.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            if let Some(state) = &saved.optimizer {
+                origin += &format!("; its optimizer's state ({} steps) is left out", state.iteration);
+            }
+        }
+        let weights = contents
+            .weights_for(&model)
+            .map_err(|problem| anyhow::anyhow!("--init-weights {}: {problem}", file.display()))?;
+        Ok(Self { model, weights, optimizer: None, epoch_so_far: Totals::default(), origin })
+    }
+
+    /// The run whose model is in `--out`.
+    fn resumed(
+        base: &ModelConfig,
+        config: &TrainConfig,
+        dataset: &Dataset,
+        machine: &Machine,
+    ) -> Result<Self> {
+        let out = config.out.display();
+        let saved = saved::open(&config.out)?;
+        let Some(run) = saved::run(&saved) else {
+            bail!("--resume: no run of this program left {out}; --init-weights {out} starts from its weights")
+        };
+        same_run(&saved, run, config, dataset)?;
+        let before = run.get("machine").and_then(|machine| Machine::deserialize(machine).ok());
+        if let Some(difference) = before.and_then(|before| machine.difference(&before)) {
+            eprintln!("note: the run goes on up to rounding, not bit for bit: {difference}");
+        }
+        let epoch_so_far = run.get("epoch_so_far").and_then(|totals| Totals::deserialize(totals).ok());
+        let model = Contents::Model(Box::new(saved.clone())).sized(base);
+        let Some(optimizer) = saved.optimizer else {
+            bail!("--resume: {out} has no optimizer state; --init-weights {out} starts from its weights")
+        };
+        Ok(Self {
+            origin: format!("of {out}, {}, after {} steps", sizes(&model), optimizer.iteration),
+            model,
+            weights: saved.weights,
+            optimizer: Some(optimizer),
+            epoch_so_far: epoch_so_far.unwrap_or_default(),
+        })
+    }
+}
+
+fn sizes(model: &ModelConfig) -> String {
+    let [first, second] = model.conv_filters;
+    format!(
+        "Conv1D({first}, {kernel}), Conv1D({second}, {kernel}), MaxPool({}), LSTM({}), Dense({})",
+        model.pool_size,
+        model.lstm_units,
+        model.dense_units,
+        kernel = model.kernel_size
+    )
+}
+
+/// Refuses to go on with a run of other settings, classes or windows; names the first that differs.
+fn same_run(saved: &SavedModel, run: &Value, config: &TrainConfig, dataset: &Dataset) -> Result<()> {
+    let out = config.out.display();
+    let settings = serde_json::to_value(config)?;
+    for (name, here) in settings.as_object().into_iter().flatten() {
+        let there = run.get(name).unwrap_or(&Value::Null);
+        if there != here && !MAY_CHANGE.contains(&name.as_str()) {
+            bail!(
+                "--resume: the run of {out} has {name} {there}, this one {here}; a run goes on with the \
+                 settings it began with"
+            );
+        }
+    }
+    let classes = saved.details.as_ref().map(|details| &details.class_names);
+    if classes.is_some_and(|classes| *classes != dataset.table.classes) {
+        bail!(
+            "--resume: the run of {out} has other classes than the data; go on with the data it began with"
+        );
+    }
+    let (here, there) = (serde_json::to_value(dataset.windows())?, run.get("windows"));
+    if there.is_some_and(|there| *there != here) {
+        bail!(
+            "--resume: the run of {out} has {} windows to train, validate and test, the data {here}; go on \
+             with the data it began with",
+            there.unwrap_or(&Value::Null)
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The training state on the devices, and the step that moves it on.
+
+use super::session::Session;
+use crate::data::Batch;
+use crate::model::files::OptimizerState;
+use crate::model::step::{METRICS, State, StepConfig};
+use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
+use crate::runtime::{Arg, HostTensor, Program, Replicated};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Sums over windows: what loss and accuracy are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    loss: f64,
+    correct: f64,
+    weight: f64,
+}
+
+impl Totals {
+    /// Mean loss of a window.
+    pub fn loss(&self) -> f64 {
+        self.loss / self.weight
+    }
+
+    /// Share of windows classified right.
+    pub fn accuracy(&self) -> f64 {
+        self.correct / self.weight
+    }
+
+    /// Adds another stretch of windows.
+    pub fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.correct += other.correct;
+        self.weight += other.weight;
+    }
+}
+
+/// A model in training.
+pub struct Trainer<'a> {
+    session: &'a Session,
+    config: StepConfig,
+    program: Program,
+    /// In the order of [`State`]; empty only while a step has it, or after one has failed.
+    state: Vec<Replicated>,
+    /// Steps taken.
+    iteration: u64,
+}
+
+impl<'a> Trainer<'a> {
+    /// Puts the initial state on the devices.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn new(
+        session: &'a Session,
+        config: &StepConfig,
+        program: Program,
+        weights: &[NamedTensor],
+        optimizer: Option<&OptimizerState>,
+    ) -> Result<Self> {
+        let mut state = session.replicate(weights)?;
+        let iteration = optimizer.map_or(0, |state| state.iteration);
+        match optimizer {
+            Some(optimizer) => {
+                state.extend(session.replicate(&optimizer.first_moments)?);
+                state.extend(session.replicate(&optimizer.second_moments)?);
+            }
+            None => {
+                let zeros: Vec<NamedTensor> = trainable_variables(&config.model).iter().map(zeros).collect();
+                // Two uploads: one buffer cannot be donated twice.
+                state.extend(session.replicate(&zeros)?);
+                state.extend(session.replicate(&zeros)?);
+            }
+        }
+        let Ok(count) = i32::try_from(iteration) else {
+            bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
+        };
+        state.push(session.runtime.replicate(&HostTensor::scalar_i32(count), session.mesh.replicas())?);
+        Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
+    }
+
+    /// Steps taken, those before the weights were loaded included.
+    pub fn iteration(&self) -> u64 {
+        self.iteration
+    }
+
+    /// One optimizer step.
+    ///
+    /// # Errors
+    /// When the devices fail; the state is then lost.
+    pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
+        let batch = self.session.upload(batch, &self.config)?;
+        let state = std::mem::take(&mut self.state);
+        let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
+        let mut outputs = self.program.execute(arguments)?;
+        let metrics = outputs.pop();
+        self.state = outputs;
+        self.iteration += 1;
+        let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
+        let metrics = metrics.fetch(0)?.to_f32()?;
+        let [loss, correct, weight] = metrics[..] else {
+            bail!("the training step gave {} metrics, expected {METRICS}", metrics.len());
+        };
+        Ok(Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() })
+    }
+
+    /// The variables on the devices, moving statistics included.
+    pub fn variables(&self) -> &[Replicated] {
+        &self.state[..State::of(&self.config.model).variables]
+    }
+
+    /// The variables and the optimizer's state on the host.
+    ///
+    /// # Errors
+    /// When the devices fail.
+    pub fn fetch(&self) -> Result<(Vec<NamedTensor>, OptimizerState)> {
+        let places = State::of(&self.config.model);
+        let (model, optimizer) = (&self.config.model, &self.config.optimizer);
+        let fetch = |specs: Vec<VariableSpec>, first: usize| -> Result<Vec<NamedTensor>> {
+            let tensors = specs.into_iter().zip(&self.state[first..]);
+            tensors.map(|(spec, tensor)| self.fetch_one(spec, tensor)).collect()
+        };
+        let weights = fetch(variables(model), 0)?;
+        let first_moments = fetch(trainable_variables(model), places.variables)?;
+        let second_moments = fetch(trainable_variables(model), places.variables + places.trainable)?;
+        let state = OptimizerState {
+            iteration: self.iteration as i64,
+            learning_rate: optimizer.learning_rate,
+            first_moments,
+            second_moments,
+            beta_1: optimizer.beta_1,
+            beta_2: optimizer.beta_2,
+            epsilon: optimizer.epsilon,
+        };
+        Ok((weights, state))
+    }
+
+    fn fetch_one(&self, spec: VariableSpec, tensor: &Replicated) -> Result<NamedTensor> {
+        let values = tensor.fetch(0)?.to_f32()?;
+        Ok(NamedTensor { name: spec.name, dims: spec.dims, values })
+    }
+}
+
+fn zeros(spec: &VariableSpec) -> NamedTensor {
+    NamedTensor { name: spec.name.clone(), dims: spec.dims.clone(), values: vec![0.0; spec.elements()] }
+}
