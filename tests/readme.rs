@@ -62,8 +62,8 @@ fn every_command_of_the_readme_runs() {
             ["-- train", "tpu-train train", "tpu-train --"].iter().any(|start| command.contains(start));
         let quick = if trains { QUICK } else { "" };
         let settings = command
-            .replace("cargo run --release --", program)
             .replace("tpu-train ", &format!("{program} "))
+            .replace("cargo run --release --", program)
             .replace("simulate --out DIR", "simulate --out OTHER")
             .replace("--data DIR", &format!("--data {}", recordings.display()))
             .replace("DIR/MAT", &format!("{}/MAT", recordings.display()));

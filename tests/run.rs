@@ -187,7 +187,7 @@ fn the_same_seed_gives_the_same_model_and_the_dump_shows_its_programs() {
     let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
     assert!(read("a.keras") == read("b.keras"), "two runs of the same seed left different models");
     let (first, second) = (logged(&bench.path("a")), logged(&bench.path("b")));
-    assert!(first.len() >= 20, "only {} values logged", first.len());
+    assert!(first.len() >= 15, "only {} values logged", first.len());
     assert_eq!(first, second, "two runs of the same seed logged different values");
     let saved = tpu_train::model::files::read_model(&bench.path("a.keras")).unwrap();
     let machine = &saved.details.unwrap().run["machine"];

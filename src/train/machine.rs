@@ -14,6 +14,8 @@ pub struct Machine {
     pub platform: String,
     /// Name and version of the plugin's package, or what named its file.
     pub plugin: String,
+    /// Size of the plugin's library, which tells builds apart that call themselves the same.
+    pub plugin_bytes: u64,
     /// What the plugin says of its own build.
     pub plugin_build: String,
     /// Version of the PJRT C API that the plugin was built with.
@@ -40,6 +42,7 @@ impl Machine {
         Ok(Self {
             platform: runtime.platform().to_string(),
             plugin: runtime.plugin().origin.clone(),
+            plugin_bytes: std::fs::metadata(&runtime.plugin().path).map_or(0, |file| file.len()),
             plugin_build: runtime.client().platform_version()?.trim().replace('\n', ", "),
             api_version: runtime.client().api_version(),
             device: runtime.devices().first().map(|device| device.kind().to_owned()).unwrap_or_default(),
@@ -50,13 +53,17 @@ impl Machine {
         })
     }
 
+    fn build(&self) -> String {
+        format!("{} of {} bytes", self.plugin_build, self.plugin_bytes)
+    }
+
     /// What differs from another machine, first things first.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let pairs = |machine: &Self| {
             [
                 ("platform", machine.platform.clone()),
                 ("plugin", machine.plugin.clone()),
-                ("plugin build", machine.plugin_build.clone()),
+                ("plugin build", machine.build()),
                 ("device", machine.device.clone()),
                 ("processor", machine.cpu.clone()),
                 ("number of threads", machine.threads.to_string()),
@@ -73,16 +80,22 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.threads == 1 { "" } else { "s" };
-        write!(f, "{}, {} thread{plural}; plugin build {}", self.cpu, self.threads, self.plugin_build)
+        write!(f, "{}, {} thread{plural}; {}, build {}", self.cpu, self.threads, self.plugin, self.build())
     }
 }
 
-/// The processor's name; its architecture where the system does not tell.
+/// The processor's name, family, model and stepping; its architecture where the system does not tell.
 fn cpu() -> String {
-    let field = |text: &str| text.split_once(':').map(|(_, value)| value.trim().to_owned());
     let file = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = file.lines().find(|line| line.starts_with("model name")).and_then(field);
-    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    let field = |name: &str| {
+        let mut fields = file.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+    };
+    let Some(name) = field("model name") else { return std::env::consts::ARCH.to_owned() };
+    match [field("cpu family"), field("model"), field("stepping")] {
+        [Some(family), Some(model), Some(stepping)] => format!("{name} ({family}-{model}-{stepping})"),
+        _ => name.to_owned(),
+    }
 }
 
 /// As XLA counts them: `NPROC`, or the processors this process may run on.
