@@ -51,6 +51,8 @@ pub enum Command {
                       windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
                       [batch, classes].")]
     Export(ExportArgs),
+    /// Print a launch on Cloud TPUs
+    Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
     #[command(after_help = "Example: tpu-train plugin install cpu")]
     Plugin(PluginArgs),

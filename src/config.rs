@@ -116,8 +116,8 @@ pub enum ConfigError {
     DemoWithData,
 }
 
-/// Epochs of the demo: as many as two cores take in about two minutes.
-const DEMO_EPOCHS: u64 = 5;
+/// Epochs of the demo: as many as two cores take in a minute and a half.
+const DEMO_EPOCHS: u64 = 4;
 
 impl TrainConfig {
     /// The run that `args` ask for.
@@ -164,7 +164,7 @@ impl TrainConfig {
             // A hundred steps: too few for Keras's 0.99 to forget its start, and for small steps.
             base.batch_norm_momentum = 0.9;
             base.learning_rate =
-                LearningRate::ExponentialDecay { initial: 2e-3, decay_steps: 40.0, decay_rate: 0.5 };
+                LearningRate::ExponentialDecay { initial: 2e-3, decay_steps: 30.0, decay_rate: 0.5 };
             base.val_fraction = 0.17;
             base.test_fraction = 0.17;
             base.logdir = "demo/logs/fit".into();

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod deploy;
 pub mod events;
 pub mod model;
 pub mod pjrt;

@@ -55,12 +55,12 @@ fn session(rows: usize) -> Option<Session> {
     Some(Session::start(&args, Some(rows), None).unwrap())
 }
 
-/// Windows of noise around a half that is louder from class to class, which no single sample tells.
-fn batch(seed: u32, rows: usize, model: &ModelConfig) -> Batch {
+/// Windows of noise around a half, louder by `more` from class to class.
+fn batch(seed: u32, rows: usize, model: &ModelConfig, more: f32) -> Batch {
     let labels: Vec<i32> = (0..rows).map(|row| (row % model.classes) as i32).collect();
     let length = model.window * model.channels;
     let sample = |i: usize| {
-        let loudness = 0.3 + 0.12 * labels[i / length] as f32;
+        let loudness = 0.25 + more * labels[i / length] as f32;
         0.5 + (uniform_host([seed, 1], i as u32) - 0.5) * loudness
     };
     Batch {
@@ -132,7 +132,7 @@ fn gradients(session: &Session, config: &StepConfig, batch: &Batch) -> Vec<Vec<f
 fn the_gradients_of_bf16_lie_near_those_of_f32() {
     let Some(session) = session(16) else { return };
     let model = ModelConfig::new(203, 2, 6);
-    let batch = batch(1, 16, &model);
+    let batch = batch(1, 16, &model, 0.25);
     let of = |precision| gradients(&session, &config(model.clone(), 16, precision), &batch);
     let (exact, rounded) = (of(Precision::F32), of(Precision::Bf16));
     let norm =
@@ -154,18 +154,18 @@ fn the_gradients_of_bf16_lie_near_those_of_f32() {
 
 /// Validation accuracy after training on synthetic windows.
 fn accuracy(session: &Session, precision: Precision, seed: u32) -> f64 {
-    let (steps, rows) = (300, 32);
+    let (steps, rows, more) = (300, 32, 0.12);
     let config = config(model(), rows, precision);
     let program = session.compile(step::train_step(&config).unwrap()).unwrap();
     let weights = initialize::initial(&config.model, seed);
     let mut trainer = Trainer::new(session, &config, program, &weights, None).unwrap();
     for step in 0..steps {
-        trainer.step(&batch(1000 * seed + step, rows, &config.model)).unwrap();
+        trainer.step(&batch(1000 * seed + step, rows, &config.model, more)).unwrap();
     }
     let program = session.compile(step::evaluate(&config).unwrap()).unwrap();
     let (mut right, mut all) = (0, 0);
     for number in 0..16 {
-        let batch = batch(1_000_000 + number, rows, &config.model);
+        let batch = batch(1_000_000 + number, rows, &config.model, more);
         let uploaded: Vec<Replicated> = session.upload(&batch, &config).unwrap();
         let arguments = trainer.variables().iter().chain(&uploaded).map(Arg::Borrow).collect();
         let probabilities = program.execute(arguments).unwrap()[0].fetch(0).unwrap().to_f32().unwrap();

@@ -61,10 +61,9 @@ fn every_command_of_the_readme_runs() {
         let trains =
             ["-- train", "tpu-train train", "tpu-train --"].iter().any(|start| command.contains(start));
         let quick = if trains { QUICK } else { "" };
-        let arguments =
-            ["cargo run --release -- ", "tpu-train "].iter().find_map(|start| command.strip_prefix(start));
-        let arguments = arguments.unwrap_or_else(|| panic!("no test knows how to run `{command}`"));
-        let settings = format!("{program} {arguments}")
+        let settings = command
+            .replace("tpu-train ", &format!("{program} "))
+            .replace("cargo run --release --", program)
             .replace("simulate --out DIR", "simulate --out OTHER")
             .replace("--data DIR", &format!("--data {}", recordings.display()))
             .replace("DIR/MAT", &format!("{}/MAT", recordings.display()));

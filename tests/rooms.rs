@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 /// A room, the rooms it may use, and the crates of this project it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &[]),
+    ("deploy", &[]),
     ("events", &["tpu_train_proto"]),
     ("model", &["tpu_train_hlo", "tpu_train_proto"]),
     ("pjrt", &[]),
     ("report", &[]),
     ("runtime", &["pjrt", "tpu_train_hlo", "tpu_train_proto"]),
     ("topology", &[]),
-    ("cli", &["config", "data", "model", "pjrt"]),
+    ("cli", &["config", "data", "deploy", "model", "pjrt"]),
     ("config", &["cli", "data", "model"]),
 ];
 

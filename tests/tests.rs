@@ -1,6 +1,7 @@
 //! End to end, through the binary and the rooms' public doors; one test binary.
 #![allow(missing_docs, clippy::unwrap_used)]
 mod data;
+mod deploy;
 mod events;
 mod export;
 mod files;

@@ -45,7 +45,7 @@ impl Replicated {
     }
 
     /// Copies every replica's array to the host and joins them along the first dimension: undoes
-    /// [`Runtime::shard`].
+    /// [`Runtime::shard`](super::Runtime::shard).
     ///
     /// # Errors
     /// The arrays have no first dimension, or what makes a buffer failed.

