@@ -5,6 +5,7 @@ use crate::support;
 use serde_json::Value;
 use tpu_train::cli::PlatformArgs;
 use tpu_train::data::{Batch, Samples};
+use tpu_train::model::forms::Forms;
 use tpu_train::model::inference::inference;
 use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
@@ -41,6 +42,7 @@ fn config(model: ModelConfig, rows: usize, precision: Precision) -> StepConfig {
         precision,
         samples: ElementType::F32,
         seed: 7,
+        forms: Forms::CPU,
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::support;
 use tpu_train::cli::PlatformArgs;
 use tpu_train::data::{Batch, Samples};
+use tpu_train::model::forms::Forms;
 use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::{self, StepConfig};
@@ -40,6 +41,7 @@ fn config(session: &Session, batch_norm: BatchNormScope, dropout: f64) -> StepCo
         precision: Precision::F32,
         samples: ElementType::S16,
         seed: 7,
+        forms: Forms::CPU,
     }
 }
 

@@ -160,6 +160,13 @@ impl Graph {
         self.push(Op::StopGradient, &[v])
     }
 
+    /// `v`, computed once however many operations use it: compilers neither merge what makes it with what uses it nor
+    /// compute it again.
+    #[track_caller]
+    pub fn barrier(&mut self, v: Value) -> Value {
+        self.push(Op::Barrier, &[v])
+    }
+
     /// 1 where the index along a new last dimension equals the integer in `indices`, else 0: `[..] -> [.., depth]`.
     #[track_caller]
     pub fn one_hot(&mut self, indices: Value, depth: usize, ty: ElementType) -> Value {
@@ -261,6 +268,35 @@ impl Graph {
     #[track_caller]
     pub fn dynamic_update_slice(&mut self, v: Value, update: Value, starts: &[Value]) -> Value {
         self.push(Op::DynamicUpdateSlice, &[&[v, update], starts].concat())
+    }
+}
+
+/// Rows: the parts of an array along its first dimension.
+impl Graph {
+    /// Row `index` (an integer scalar) of `v`: `[N, ..] -> [..]`.
+    #[track_caller]
+    pub fn row(&mut self, v: Value, index: Value) -> Value {
+        let dims = self.dims(v);
+        let (starts, mut sizes) = (self.row_start(index, dims.len()), dims);
+        sizes[0] = 1;
+        let row = self.dynamic_slice(v, &starts, &sizes);
+        self.reshape(row, &sizes[1..])
+    }
+
+    /// `v` `[N, ..]` with row `index` replaced by `row` `[..]`.
+    #[track_caller]
+    pub fn put_row(&mut self, v: Value, index: Value, row: Value) -> Value {
+        let mut dims = self.dims(row);
+        dims.insert(0, 1);
+        let (starts, row) = (self.row_start(index, dims.len()), self.reshape(row, &dims));
+        self.dynamic_update_slice(v, row, &starts)
+    }
+
+    fn row_start(&mut self, index: Value, rank: usize) -> Vec<Value> {
+        let zero = self.scalar_like(index, 0.0);
+        let mut starts = vec![zero; rank];
+        starts[0] = index;
+        starts
     }
 }
 

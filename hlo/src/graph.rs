@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::infer::infer;
 use crate::op::Op;
-use crate::{ElementType, GraphError, Literal, Precision, Shape};
+use crate::{Comparison, ElementType, GraphError, Literal, Precision, Shape};
 
 /// One result in a [`Graph`].
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -174,6 +174,35 @@ impl Graph {
         let body = self.nested("body", &shapes, body);
         let op = Op::While { condition: Box::new(condition), body: Box::new(body) };
         self.push_tuple(op, init)
+    }
+
+    /// `count` rounds of `body`, which takes the number of the round (s32, from 0), the carry and the `fixed` values,
+    /// and returns the next carry. Otherwise as [`Graph::while_loop`].
+    #[track_caller]
+    pub fn counted_loop(
+        &mut self,
+        count: usize,
+        carry: &[Value],
+        fixed: &[Value],
+        body: impl FnOnce(&mut Graph, Value, &[Value], &[Value]) -> Vec<Value>,
+    ) -> Vec<Value> {
+        let (first, rounds) = (self.scalar(ElementType::S32, 0.0), count as f64);
+        let ends = 1 + carry.len();
+        let condition = move |g: &mut Graph, all: &[Value]| {
+            let end = g.scalar(ElementType::S32, rounds);
+            g.compare(all[0], end, Comparison::Lt)
+        };
+        let next = move |g: &mut Graph, all: &[Value]| {
+            let mut next = body(g, all[0], &all[1..ends], &all[ends..]);
+            let one = g.scalar(ElementType::S32, 1.0);
+            next.insert(0, g.add(all[0], one));
+            next.extend(&all[ends..]);
+            next
+        };
+        let mut done = self.while_loop(&[&[first], carry, fixed].concat(), condition, next);
+        done.truncate(ends);
+        done.remove(0);
+        done
     }
 
     /// A region with a hand-written rule. `forward` appends the region's operations and returns its outputs and

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+pub mod conv_pool;
 mod error;
 pub mod eval;
 mod grad;

@@ -241,6 +241,8 @@ pub(crate) enum Op {
     Element(usize),
     /// Its operand, through which no cotangent passes.
     StopGradient,
+    /// Its operand, computed once: no optimization reaches across.
+    Barrier,
 }
 
 impl Unary {
@@ -375,6 +377,7 @@ impl Op {
             Self::While { .. } => "while",
             Self::Element(_) => "get-tuple-element",
             Self::StopGradient => "stop-gradient",
+            Self::Barrier => "opt-barrier",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! channels]` f32 scaled to [0, 1], as Keras's model takes them; the one output is `[rows, classes]`, the softmax
 //! probabilities. The weights stay outside, so that one module serves every checkpoint of a network.
 
+use super::forms::Forms;
 use super::network::{self, Precision};
 use super::step::{declare, log_softmax};
 use super::{ModelConfig, variables};
@@ -25,7 +26,7 @@ pub fn inference(
     let variables = declare(g, "", &variables(config));
     let shape = Shape::new(ElementType::F32, &[rows, config.window, config.channels]);
     let windows = g.parameter("windows", shape);
-    let logits = network::forward(g, config, &variables, windows, None).logits;
+    let logits = network::forward(g, config, &Forms::CPU, &variables, windows, None).logits;
     let log_probabilities = log_softmax(g, logits);
     let probabilities = g.exp(log_probabilities);
     lower(g, &[probabilities], &[])

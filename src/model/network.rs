@@ -6,9 +6,10 @@
 //! moving ones.
 
 use super::ModelConfig;
+use super::forms::{Forms, FrontEnd};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tpu_train_hlo::{ElementType, Graph, Value, lstm, pool, random};
+use tpu_train_hlo::{ElementType, Graph, Value, conv_pool, lstm, pool, random};
 
 /// Over which rows batch normalisation takes its statistics in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -80,18 +81,20 @@ pub fn scale(g: &mut Graph, samples: Value, minimum: Value, range: Value) -> Val
 pub fn forward(
     g: &mut Graph,
     config: &ModelConfig,
+    forms: &Forms,
     variables: &[Value],
     windows: Value,
     training: Option<&Training>,
 ) -> Forward {
     let v = variables;
-    let x = g.scope("conv1d", |g| convolve(g, windows, v[0], v[1]));
-    let x = g.scope("max_pooling1d", |g| pool::max_pool1d(g, x, config.pool_size));
-    let x = g.scope("conv1d_1", |g| convolve(g, x, v[2], v[3]));
-    let x = g.scope("max_pooling1d_1", |g| pool::max_pool1d(g, x, config.pool_size));
-    let (x, moving_statistics) =
-        g.scope("batch_normalization", |g| batch_norm(g, config, x, &v[4..8], training));
-    let x = g.scope("lstm", |g| lstm::last_hidden(g, x, v[8], v[9], v[10]));
+    let x = conv_and_pool(g, config, forms, windows, [v[0], v[1]], ["conv1d", "max_pooling1d"]);
+    let x = conv_and_pool(g, config, forms, x, [v[2], v[3]], ["conv1d_1", "max_pooling1d_1"]);
+    let normalization = g.scope("batch_normalization", |g| batch_norm(g, config, x, &v[4..8], training));
+    let Normalization { factor, shift, moving_statistics } = normalization;
+    let x = g.scope("lstm", |g| {
+        let (kernel, bias) = fold(g, factor, shift, v[8], v[10]);
+        lstm::last_hidden(g, forms.lstm, x, kernel, v[9], bias)
+    });
     let x = g.scope("dense", |g| {
         let x = dense(g, x, v[11], v[12]);
         g.relu(x)
@@ -106,10 +109,27 @@ pub fn forward(
     Forward { logits, moving_statistics }
 }
 
-fn convolve(g: &mut Graph, x: Value, kernel: Value, bias: Value) -> Value {
-    let x = g.conv1d(x, kernel);
-    let x = add_bias(g, x, bias);
-    g.relu(x)
+fn conv_and_pool(
+    g: &mut Graph,
+    config: &ModelConfig,
+    forms: &Forms,
+    x: Value,
+    [kernel, bias]: [Value; 2],
+    [conv, pool]: [&str; 2],
+) -> Value {
+    match forms.front_end {
+        FrontEnd::Looped => {
+            g.scope(conv, |g| conv_pool::conv_relu_pool(g, x, kernel, bias, config.pool_size))
+        }
+        FrontEnd::Layered => {
+            let x = g.scope(conv, |g| {
+                let x = g.conv1d(x, kernel);
+                let x = add_bias(g, x, bias);
+                g.relu(x)
+            });
+            g.scope(pool, |g| pool::max_pool1d(g, x, config.pool_size))
+        }
+    }
 }
 
 fn dense(g: &mut Graph, x: Value, kernel: Value, bias: Value) -> Value {
@@ -134,16 +154,23 @@ pub(crate) fn sum_over_replicas(g: &mut Graph, v: Value, replicas: usize) -> Val
     if replicas > 1 { g.all_reduce(v, tpu_train_hlo::Reducer::Add) } else { v }
 }
 
+/// What batch normalisation does to its input: `x · factor + shift`, `[F]` each.
+struct Normalization {
+    factor: Value,
+    shift: Value,
+    moving_statistics: Option<[Value; 2]>,
+}
+
 fn batch_norm(
     g: &mut Graph,
     config: &ModelConfig,
     x: Value,
     variables: &[Value],
     training: Option<&Training>,
-) -> (Value, Option<[Value; 2]>) {
+) -> Normalization {
     let [gamma, beta, moving_mean, moving_variance] =
         [variables[0], variables[1], variables[2], variables[3]];
-    let (mean, variance, moving) = match training {
+    let (mean, variance, moving_statistics) = match training {
         None => (moving_mean, moving_variance, None),
         Some(training) => {
             let statistics = batch_statistics(g, x, training);
@@ -157,10 +184,18 @@ fn batch_norm(
     let factor = g.mul(inverse, gamma);
     let shift = g.mul(mean, factor);
     let shift = g.sub(beta, shift);
-    let factor = along_features(g, factor, x);
-    let shift = along_features(g, shift, x);
-    let x = g.mul(x, factor);
-    (g.add(x, shift), moving)
+    Normalization { factor, shift, moving_statistics }
+}
+
+/// The kernel and the bias of a layer that takes `x · factor + shift`, made to take `x`: the normalised input, as large
+/// as its input, is never written.
+fn fold(g: &mut Graph, factor: Value, shift: Value, kernel: Value, bias: Value) -> (Value, Value) {
+    let dims = g.dims(kernel);
+    let row = g.reshape(shift, &[1, dims[0]]);
+    let from_shift = g.matmul(row, kernel);
+    let from_shift = g.reshape(from_shift, &[dims[1]]);
+    let factor = g.broadcast(factor, &dims, &[0]);
+    (g.mul(kernel, factor), g.add(bias, from_shift))
 }
 
 struct Statistics {
@@ -185,19 +220,64 @@ fn batch_statistics(g: &mut Graph, x: Value, training: &Training) -> Statistics 
     let divisor = g.max(weight, one);
     let steps = g.scalar(ElementType::F32, dims[1] as f64);
     let count = g.mul(divisor, steps);
-    let weights = g.broadcast(training.weights, &dims, &[0]);
-    let mean_of = |g: &mut Graph, values: Value| {
-        let weighted = g.mul(values, weights);
-        let sum = g.sum(weighted, &[0, 1]);
-        let sum = sum_over_replicas(g, sum, replicas);
-        g.div(sum, count)
+    let rows = training.weights;
+    // Each row's own mean and squared deviations in one pass over it, then those of the batch (Chan, Golub and LeVeque
+    // 1983, "Algorithms for computing the sample variance").
+    let forward = |g: &mut Graph| {
+        let (row_means, row_squares) = row_moments(g, x);
+        let mean_of = |g: &mut Graph, sums: Value| {
+            let weights = g.broadcast(rows, &[dims[0], dims[2]], &[0]);
+            let weighted = g.mul(sums, weights);
+            let sum = g.sum(weighted, &[0]);
+            let sum = sum_over_replicas(g, sum, replicas);
+            g.div(sum, count)
+        };
+        let sums = g.mul(row_means, steps);
+        let mean = mean_of(g, sums);
+        let centre = along_features(g, mean, row_means);
+        let off = g.sub(row_means, centre);
+        let off = g.mul(off, off);
+        let off = g.mul(off, steps);
+        let squares = g.add(row_squares, off);
+        (vec![mean, mean_of(g, squares)], mean)
     };
-    let mean = mean_of(g, x);
-    let centre = along_features(g, mean, x);
-    let centred = g.sub(x, centre);
-    let squared = g.mul(centred, centred);
-    let variance = mean_of(g, squared);
-    Statistics { mean, variance, weight }
+    // The variance does not change with the mean it is taken about, so its cotangent reaches x directly:
+    // weight / count · (d_mean + 2 (x − mean) d_variance), one pass over x.
+    let rule = move |g: &mut Graph, &mean: &Value, cotangents: &[Value]| {
+        let [d_mean, d_variance] = [cotangents[0], cotangents[1]].map(|d| {
+            let sum = sum_over_replicas(g, d, replicas);
+            g.div(sum, count)
+        });
+        let two = g.scalar(ElementType::F32, 2.0);
+        let slope = g.mul(d_variance, two);
+        let [mean, d_mean, slope] = [mean, d_mean, slope].map(|v| along_features(g, v, x));
+        let centred = g.sub(x, mean);
+        let part = g.mul(centred, slope);
+        let part = g.add(part, d_mean);
+        let dims = g.dims(x);
+        let weights = g.broadcast(rows, &dims, &[0]);
+        vec![g.mul(part, weights)]
+    };
+    let moments = g.custom_vjp(&[x], forward, rule);
+    Statistics { mean: moments[0], variance: moments[1], weight }
+}
+
+/// Of each row of `x` `[B, T, F]` the mean over time and the sum of the squared deviations from it, `[B, F]` each.
+fn row_moments(g: &mut Graph, x: Value) -> (Value, Value) {
+    let &[rows, time, features] = &g.shape(x).dims[..] else { return (x, x) };
+    let zeros = g.full(ElementType::F32, 0.0, &[rows, features]);
+    let done = g.counted_loop(rows, &[zeros, zeros], &[x], move |g, row, carry, fixed| {
+        let x = g.row(fixed[0], row);
+        let sum = g.sum(x, &[0]);
+        let steps = g.scalar(ElementType::F32, time as f64);
+        let mean = g.div(sum, steps);
+        let centre = along_features(g, mean, x);
+        let off = g.sub(x, centre);
+        let squared = g.mul(off, off);
+        let squares = g.sum(squared, &[0]);
+        vec![g.put_row(carry[0], row, mean), g.put_row(carry[1], row, squares)]
+    });
+    (done[0], done[1])
 }
 
 /// `moving · momentum + batch · (1 − momentum)`; with per-replica statistics the mean of what the replicas

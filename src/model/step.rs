@@ -7,6 +7,7 @@
 //! Every row has a weight, 1 for a window and 0 for padding. Loss, metrics, gradients and batch statistics
 //! divide by the sum of the weights over all replicas, so that a partial batch counts for what it holds.
 
+use super::forms::Forms;
 use super::network::{self, BatchNormScope, Precision, Training};
 use super::optimizer::{Adam, Slot};
 use super::{ModelConfig, VariableSpec, variables};
@@ -32,6 +33,8 @@ pub struct StepConfig {
     pub samples: ElementType,
     /// Seed of dropout's draws.
     pub seed: u32,
+    /// How the work is laid out.
+    pub forms: Forms,
 }
 
 /// The three numbers a training step reports, sums over the rows of the global batch: loss (penalty
@@ -235,7 +238,7 @@ pub fn evaluate_graph(config: &StepConfig) -> ProgramGraph {
     let variables = declare(g, "", &variables(&config.model));
     let batch = BatchParameters::declare(g, config);
     let windows = batch.scaled(g);
-    let logits = network::forward(g, &config.model, &variables, windows, None).logits;
+    let logits = network::forward(g, &config.model, &config.forms, &variables, windows, None).logits;
     let log_probabilities = log_softmax(g, logits);
     let probabilities = g.exp(log_probabilities);
     let loss = cross_entropy(g, log_probabilities, batch.labels);
@@ -267,7 +270,7 @@ fn learn(
         dropout_key: [seed, step],
     };
     let windows = batch.scaled(g);
-    let forward = network::forward(g, &config.model, variables, windows, Some(&training));
+    let forward = network::forward(g, &config.model, &config.forms, variables, windows, Some(&training));
     let log_probabilities = log_softmax(g, forward.logits);
     let losses = g.scope("loss", |g| {
         let losses = cross_entropy(g, log_probabilities, batch.labels);

@@ -295,6 +295,7 @@ fn step_config(
         precision: config.precision,
         samples: dataset.element_type(),
         seed: config.seed,
+        forms: session.forms(),
     }
 }
 

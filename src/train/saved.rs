@@ -80,5 +80,6 @@ pub(super) fn step_config(model: &SavedModel, session: &Session, samples: Elemen
         precision: precision(model),
         samples,
         seed: 0,
+        forms: session.forms(),
     })
 }

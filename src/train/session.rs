@@ -3,6 +3,7 @@
 use crate::cli::PlatformArgs;
 use crate::data::{Batch, Samples};
 use crate::model::NamedTensor;
+use crate::model::forms::Forms;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
 use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeOptions};
@@ -64,6 +65,14 @@ impl Session {
             self.batch_size,
             self.rows
         )
+    }
+
+    /// How programs are laid out for the platform.
+    pub fn forms(&self) -> Forms {
+        match self.runtime.platform() {
+            Platform::Cpu => Forms::CPU,
+            Platform::Tpu | Platform::Cuda => Forms::ACCELERATOR,
+        }
     }
 
     /// Compiles a program for the mesh.

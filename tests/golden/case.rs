@@ -7,6 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tpu_train::data::{Batch, Samples};
 use tpu_train::model::files::OptimizerState;
+use tpu_train::model::forms::Forms;
 use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::StepConfig;
@@ -197,6 +198,7 @@ impl Case {
             precision: Precision::F32,
             samples: ElementType::S16,
             seed: 5,
+            forms: Forms::CPU,
         }
     }
 }

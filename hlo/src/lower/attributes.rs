@@ -147,7 +147,8 @@ pub(super) fn set(i: &mut HloInstructionProto, op: &Op, operands: &[&Shape]) {
         | Op::AllReduce(_)
         | Op::While { .. }
         | Op::Element(_)
-        | Op::StopGradient => {}
+        | Op::StopGradient
+        | Op::Barrier => {}
     }
 }
 

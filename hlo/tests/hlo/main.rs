@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod conv_pool;
 mod evaluator;
 mod gradients;
 mod lowering;
