@@ -129,8 +129,9 @@ impl<'a> Run<'a> {
             self.training = Totals::default();
         }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
-        let batches = self.plan.steps(first, last);
-        let mut loader = Loader::start(prepared, table, self.session.batch_size, batches);
+        let own = self.session.own_rows();
+        let batches = self.plan.steps_of(own.clone(), first, last);
+        let mut loader = Loader::start(prepared, table, own.len(), batches);
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
         for step in taken + 1..=steps {
@@ -138,9 +139,10 @@ impl<'a> Run<'a> {
             let Some(batch) = loader.next() else { bail!("no batch came for step {step} of {steps}") };
             let batch = batch?;
             self.clock.waiting += started.elapsed();
-            self.training.add(&self.trainer.step(&batch)?);
+            let outcome = self.trainer.step_or_stop(&batch, self.stop.requested())?;
             self.clock.total += started.elapsed();
-            windows += batch.real_rows as u64;
+            self.training.add(&outcome.totals);
+            windows += outcome.totals.windows();
             loader.recycle(batch);
             if !self.training.loss().is_finite() {
                 bail!(
