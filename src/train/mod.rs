@@ -4,6 +4,7 @@
 //! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
 //! computes happens on the devices; the loop feeds batches and reads three numbers back.
 
+pub mod agreement;
 pub mod dataset;
 pub mod evaluate;
 pub mod export;
@@ -11,12 +12,14 @@ pub mod machine;
 mod memory;
 pub mod plugin;
 pub mod predict;
+mod reporter;
 mod run;
 mod saved;
 pub mod session;
 mod start;
 pub mod stop;
 pub mod trainer;
+pub mod watchdog;
 
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
@@ -25,6 +28,7 @@ use dataset::Dataset;
 use run::Run;
 use session::Session;
 use stop::Stop;
+use watchdog::{Phase, Watchdog};
 
 /// The subcommand `train`.
 ///
@@ -33,9 +37,12 @@ use stop::Stop;
 pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let mut config = TrainConfig::resolve(args)?;
     let dataset = Dataset::for_training(args, &config, stop)?;
+    let watchdog = Watchdog::start();
+    let starting = watchdog.enter(Phase::Initialise);
     let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
+    drop(starting);
     config.batch_size = Some(session.batch_size);
-    let mut run = Run::start(args, &config, &dataset, &session, stop)?;
+    let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;
     while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
         run.validate(epoch)?;
