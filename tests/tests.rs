@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 mod data;
 mod deploy;
+mod doctor;
 mod events;
 mod export;
 mod files;
