@@ -160,6 +160,8 @@ fn a_coordinator_of_another_job_is_suspicious_on_slice_0() {
     assert_eq!((found.len(), found[0].level), (1, Level::Warning), "{found:#?}");
     let own = with(&variables, &[("MEGASCALE_COORDINATOR_ADDRESS", "job-slice-2-0.job:8080")]);
     assert_eq!(Machine::tpu(4).worst(Platform::Tpu, &own)[0].level, Level::Ok);
+    let triples = with(&own, &[("TPU_WORKER_HOSTNAMES", "job-slice-2-0.job:8471:10.0.0.2,b:8471:10.0.0.3")]);
+    assert_eq!(Machine::tpu(4).worst(Platform::Tpu, &triples)[0].level, Level::Ok);
 }
 
 #[test]
