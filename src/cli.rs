@@ -51,6 +51,10 @@ pub enum Command {
                       windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
                       [batch, classes].")]
     Export(ExportArgs),
+    /// Look for what would keep a run from starting here, with remedies
+    #[command(after_help = "Example: tpu-train doctor --platform tpu --slices 8\n\n\
+                      No device is touched. Exits with 1 where something would stop a run.")]
+    Doctor(DoctorArgs),
     /// Print a launch on Cloud TPUs
     Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
@@ -282,6 +286,20 @@ pub struct ExportArgs {
     /// Windows that the graph takes at once [default: 1]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
+}
+
+/// Settings of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Where a model would be saved
+    #[arg(long, value_name = "FILE", default_value = "model.keras")]
+    pub out: PathBuf,
+    /// Print the findings as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Settings of `plugin`.

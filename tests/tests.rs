@@ -2,10 +2,12 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 mod data;
 mod deploy;
+mod doctor;
 mod events;
 mod export;
 mod files;
 mod golden;
+mod hosts;
 mod pjrt;
 mod precision;
 mod readme;

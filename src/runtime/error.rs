@@ -28,6 +28,15 @@ pub enum RuntimeError {
         /// Its devices.
         present: usize,
     },
+    /// The plugin's lists of devices contradict each other.
+    #[error(
+        "the plugin gives this process the devices {addressable:?}, which are not those of one process of the job's \
+         device list"
+    )]
+    Process {
+        /// Ids of the devices it can reach.
+        addressable: Vec<i32>,
+    },
     /// The plugin runs the replicas of this process in another order than the devices.
     #[error("the program runs on devices {found:?}, expected {expected:?} in this order")]
     DeviceOrder {

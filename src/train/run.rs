@@ -1,28 +1,30 @@
 //! One training run: its programs, its logs, its model.
 
+use super::agreement::Agreement;
 use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
 use super::machine::Machine;
 use super::memory;
+use super::reporter::Reporter;
 use super::session::Session;
 use super::start::{Record, Start};
 use super::stop::Stop;
 use super::trainer::{Totals, Trainer};
+use super::watchdog::{Phase, Watchdog};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::data::{CHANNELS, Loader, Plan};
-use crate::events::{EvaluationMetrics, KerasLog, TrainMetrics, image, run_name};
+use crate::events::{EvaluationMetrics, TrainMetrics};
 use crate::model::ModelConfig;
 use crate::model::files::{self, ModelDetails, SavedModel};
 use crate::model::optimizer::Adam;
-use crate::model::step::StepConfig;
-use crate::report::progress::Progress;
+use crate::model::step::{self, StepConfig};
 use anyhow::{Context, Result, bail};
+use prost::Message;
 use serde_json::{Value, json};
-use std::io::Stderr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// A run under way.
 pub(super) struct Run<'a> {
@@ -32,11 +34,14 @@ pub(super) struct Run<'a> {
     machine: Machine,
     step: StepConfig,
     stop: &'a Stop,
+    /// Whether a step or an evaluation has said that a process was asked to stop.
+    stopped: bool,
+    watchdog: &'a Watchdog,
     trainer: Trainer<'a>,
     evaluator: Evaluator<'a>,
     plan: Plan,
-    log: KerasLog,
-    progress: Progress<Stderr>,
+    /// In the one process that writes.
+    reporter: Option<Reporter>,
     /// Of the epoch in hand.
     training: Totals,
     validation: Option<EvaluationMetrics>,
@@ -52,42 +57,55 @@ struct Clock {
     waiting: Duration,
     /// All of it.
     total: Duration,
+    /// Steps timed.
+    steps: u64,
 }
 
 impl<'a> Run<'a> {
-    /// Compiles the programs, puts the initial state on the devices, prints the header.
+    /// Compiles the programs, has the processes of the job agree on what they do, puts the initial state on the
+    /// devices, prints the header.
     ///
     /// # Errors
-    /// When a setting does not fit the data, a step does not fit into memory, or nothing can be written.
+    /// When a setting does not fit the data, a step does not fit into memory, the processes differ, or nothing can be
+    /// written.
     pub(super) fn start(
         args: &TrainArgs,
         config: &'a TrainConfig,
         dataset: &'a Dataset,
         session: &'a Session,
         stop: &'a Stop,
+        watchdog: &'a Watchdog,
     ) -> Result<Self> {
-        check_out(&config.out)?;
+        if session.share.writes() {
+            check_out(&config.out)?;
+        }
         let machine = Machine::of(session)?;
         let start = Start::of(args, config, dataset, &machine)?;
         let step = step_config(config, &start.model, dataset, session);
         let plan =
             Plan::new(dataset.split.train.clone(), session.batch_size, config.seed.into(), config.shuffle)?;
-        let log = KerasLog::create(
-            &config.logdir,
-            &run_name(SystemTime::now()),
-            Some(&files::model_json(&step.model)),
-        )?;
-        eprintln!("platform       {}\nmachine        {machine}", session.describe());
-        eprintln!("data           {}\n{config}", dataset.describe());
-        eprintln!("logs           {}\nmodel          {}", log.folder().display(), config.out.display());
-        eprintln!("weights        {}", start.origin);
+        let reporter = Reporter::of(session, config, &step.model)?;
+        if let Some(reporter) = &reporter {
+            eprintln!("platform       {}\nmachine        {machine}", session.describe());
+            eprintln!("data           {}\n{config}", dataset.describe());
+            eprintln!("logs           {}", reporter.folder().display());
+            eprintln!("model          {}\nweights        {}", config.out.display(), start.origin);
+        }
 
+        let compiling = watchdog.enter(Phase::Compile);
         let program = memory::compile_step(session, &step)?;
-        let compiling = program.compile_seconds();
+        let seconds = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
+        drop(compiling);
+        let agreeing = watchdog.enter(Phase::FirstStep);
+        agree(session, config, dataset, &step)?;
+        let start = start.of_first(session, &step.optimizer)?;
+        drop(agreeing);
         let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?;
-        eprintln!("compiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica");
+        if reporter.is_some() {
+            eprintln!("compiled       in {seconds:.1} s; a step needs {memory:.2} GB a replica");
+        }
         Ok(Self {
             config,
             dataset,
@@ -95,11 +113,12 @@ impl<'a> Run<'a> {
             machine,
             step,
             stop,
+            stopped: false,
+            watchdog,
             trainer,
             evaluator,
             plan,
-            log,
-            progress: Progress::stderr(),
+            reporter,
             training: start.epoch_so_far,
             validation: None,
             history: Vec::new(),
@@ -114,7 +133,12 @@ impl<'a> Run<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop.requested() || self.config.steps.is_some_and(|steps| self.trainer.iteration() >= steps)
+        self.is_stopped() || self.config.steps.is_some_and(|steps| self.trainer.iteration() >= steps)
+    }
+
+    /// Whether the run ends here, the same in every process: several processes go by what a step has told all of them.
+    fn is_stopped(&self) -> bool {
+        self.stopped || self.session.share.is_whole() && self.stop.requested()
     }
 
     /// One pass over the training windows, or what a stopped run has left of it.
@@ -129,35 +153,56 @@ impl<'a> Run<'a> {
             self.training = Totals::default();
         }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
-        let batches = self.plan.steps(first, last);
-        let mut loader = Loader::start(prepared, table, self.session.batch_size, batches);
-        self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
+        let own = self.session.own_rows();
+        let mut loader =
+            Loader::start(prepared, table, own.len(), self.plan.steps_of(own.clone(), first, last));
+        if let Some(reporter) = &mut self.reporter {
+            reporter.begin_epoch(epoch, self.config.epochs, steps);
+        }
         let mut windows = 0;
         for step in taken + 1..=steps {
-            let started = Instant::now();
-            let Some(batch) = loader.next() else { bail!("no batch came for step {step} of {steps}") };
-            let batch = batch?;
-            self.clock.waiting += started.elapsed();
-            self.training.add(&self.trainer.step(&batch)?);
-            self.clock.total += started.elapsed();
-            windows += batch.real_rows as u64;
-            loader.recycle(batch);
-            if !self.training.loss().is_finite() {
-                bail!(
-                    "the loss is no longer a number after step {} (epoch {}); the model of the epoch before \
-                     is in {}; try a smaller --learning-rate",
-                    self.trainer.iteration(),
-                    epoch + 1,
-                    self.config.out.display()
-                );
+            windows += self.take_step(&mut loader)?;
+            self.expect_a_number(epoch)?;
+            if let Some(reporter) = &mut self.reporter {
+                reporter.step(step, windows, self.training.accuracy(), self.training.loss());
             }
-            let metrics = [("accuracy", self.training.accuracy()), ("loss", self.training.loss())];
-            self.progress.step(step, windows, &metrics);
             if self.is_over() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// One step; how many windows it trained on.
+    fn take_step(&mut self, loader: &mut Loader) -> Result<u64> {
+        let watchdog = self.watchdog;
+        let _watched = watchdog.enter(if self.clock.steps == 0 { Phase::FirstStep } else { Phase::Step });
+        let started = Instant::now();
+        let Some(batch) = loader.next() else {
+            bail!("no batch came for step {}", self.trainer.iteration() + 1);
+        };
+        let batch = batch?;
+        self.clock.waiting += started.elapsed();
+        let outcome = self.trainer.step_or_stop(&batch, self.stop.requested())?;
+        self.clock.total += started.elapsed();
+        self.clock.steps += 1;
+        self.stopped |= outcome.stopped;
+        self.training.add(&outcome.totals);
+        loader.recycle(batch);
+        Ok(outcome.totals.windows())
+    }
+
+    fn expect_a_number(&self, epoch: u64) -> Result<()> {
+        if self.training.loss().is_finite() {
+            return Ok(());
+        }
+        bail!(
+            "the loss is no longer a number after step {} (epoch {}); the model of the epoch before is in {}; try a \
+             smaller --learning-rate",
+            self.trainer.iteration(),
+            epoch + 1,
+            self.config.out.display()
+        )
     }
 
     /// The validation windows, and the epoch's lines in progress bar and event files.
@@ -166,7 +211,7 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     pub(super) fn validate(&mut self, epoch: u64) -> Result<()> {
         self.validation = None;
-        if !self.stop.requested() {
+        if !self.is_stopped() {
             let validated = self.evaluate(&self.dataset.split.validation)?;
             self.validation = validated.map(|evaluation| EvaluationMetrics {
                 accuracy: evaluation.accuracy(),
@@ -179,34 +224,40 @@ impl<'a> Run<'a> {
             // Keras logs the rate that the next step will take.
             learning_rate: self.config.learning_rate.at(self.trainer.iteration()),
         };
-        let mut line = vec![("accuracy", train.accuracy), ("loss", train.loss)];
         let mut entry = json!({ "epoch": epoch, "loss": train.loss, "accuracy": train.accuracy });
         if let Some(validation) = &self.validation {
-            line.extend([("val_accuracy", validation.accuracy), ("val_loss", validation.loss)]);
             entry["val_loss"] = validation.loss.into();
             entry["val_accuracy"] = validation.accuracy.into();
-            self.log.validation(self.trainer.iteration(), validation)?;
         }
-        self.log.epoch(epoch, &train, self.validation.as_ref())?;
-        self.progress.end_epoch(&line);
         self.history.push(entry);
+        if let Some(reporter) = &mut self.reporter {
+            reporter.end_epoch(epoch, self.trainer.iteration(), &train, self.validation.as_ref())?;
+        }
         Ok(())
     }
 
     /// The evaluation of a part; `None` where the part is empty or the run was stopped meanwhile.
-    fn evaluate(&self, windows: &[u32]) -> Result<Option<Evaluation>> {
+    fn evaluate(&mut self, windows: &[u32]) -> Result<Option<Evaluation>> {
         if windows.is_empty() {
             return Ok(None);
         }
+        let batches = windows.len().div_ceil(self.session.batch_size) as u64;
+        let _watched = self.watchdog.enter(Phase::Evaluate { batches });
         let Dataset { prepared, table, .. } = self.dataset;
-        self.evaluator.run(self.trainer.variables(), prepared, table, windows, self.stop)
+        let evaluation = self.evaluator.run(self.trainer.variables(), prepared, table, windows, self.stop)?;
+        self.stopped |= evaluation.is_none();
+        Ok(evaluation)
     }
 
-    /// The model as it is now, whole on disk or not at all.
+    /// The model as it is now, whole on disk or not at all; written by one process.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub(super) fn save(&self) -> Result<()> {
+        if !self.session.share.writes() {
+            return Ok(());
+        }
+        let _watched = self.watchdog.enter(Phase::Save);
         let (weights, optimizer) = self.trainer.fetch()?;
         let details = ModelDetails {
             class_names: self.dataset.table.classes.clone(),
@@ -237,10 +288,10 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     pub(super) fn finish(mut self, as_json: bool) -> Result<()> {
         let (out, steps) = (self.config.out.display(), self.trainer.iteration());
-        if self.stop.requested() && self.history.is_empty() {
+        if self.is_stopped() && self.history.is_empty() {
             bail!("stopped before the first step; {out} is as it was");
         }
-        if self.stop.requested() {
+        if self.is_stopped() {
             bail!("stopped after step {steps}; {out} holds the model of that step");
         }
         let split = &self.dataset.split;
@@ -252,9 +303,9 @@ impl<'a> Run<'a> {
         let Some(evaluation) = self.evaluate(windows)? else {
             bail!("stopped before the last evaluation; {out} holds the model of step {steps}");
         };
+        let Some(mut reporter) = self.reporter.take() else { return Ok(()) };
         let confusion = evaluation.confusion(&self.dataset.table.classes)?;
-        let picture = image::confusion_matrix(confusion.counts());
-        self.log.train_writer().image(&format!("confusion_matrix_{part}"), steps, &picture)?;
+        reporter.confusion(part, steps, &confusion)?;
         let share = self.clock.waiting.as_secs_f64() / self.clock.total.as_secs_f64().max(1e-9);
         eprintln!("waited for data {:.1} % of the steps' time", 100.0 * share);
         if as_json {
@@ -268,7 +319,7 @@ impl<'a> Run<'a> {
                 "loss": evaluation.loss,
                 "metrics": confusion.metrics(),
                 "model": self.config.out,
-                "logs": self.log.folder(),
+                "logs": reporter.folder(),
                 "settings": self.config,
                 "machine": self.machine,
             });
@@ -278,6 +329,21 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// Refuses a job whose processes would not train the same model.
+fn agree(session: &Session, config: &TrainConfig, dataset: &Dataset, step: &StepConfig) -> Result<()> {
+    if session.share.is_whole() {
+        return Ok(());
+    }
+    let programs = [step::train_step(step)?.module, step::evaluate(step)?.module];
+    let programs: Vec<u8> = programs.iter().flat_map(Message::encode_to_vec).collect();
+    Agreement::default()
+        .on("the number of processes", &session.share.processes.to_le_bytes())
+        .on("the settings", &serde_json::to_vec(config)?)
+        .on("the windows", &dataset.fingerprint())
+        .on("the programs (HLO)", &programs)
+        .check(session)
 }
 
 fn step_config(

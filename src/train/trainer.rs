@@ -18,6 +18,19 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// The sums' bits.
+    pub(super) fn to_words(self) -> impl Iterator<Item = i32> {
+        let halves = |sum: f64| [sum.to_bits() as i32, (sum.to_bits() >> 32) as i32];
+        [self.loss, self.correct, self.weight].into_iter().flat_map(halves)
+    }
+
+    /// What [`Self::to_words`] was made of.
+    pub(super) fn from_words(words: [i32; 6]) -> Self {
+        let sum =
+            |at: usize| f64::from_bits(u64::from(words[at] as u32) | u64::from(words[at + 1] as u32) << 32);
+        Self { loss: sum(0), correct: sum(2), weight: sum(4) }
+    }
+
     /// Mean loss of a window.
     pub fn loss(&self) -> f64 {
         self.loss / self.weight
@@ -28,12 +41,26 @@ impl Totals {
         self.correct / self.weight
     }
 
+    /// Windows counted.
+    pub fn windows(&self) -> u64 {
+        self.weight.round() as u64
+    }
+
     /// Adds another stretch of windows.
     pub fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.correct += other.correct;
         self.weight += other.weight;
     }
+}
+
+/// What a step gives, the same in every process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Sums over the windows of the global batch.
+    pub totals: Totals,
+    /// Whether a process of the job was asked to stop before the step.
+    pub stopped: bool,
 }
 
 /// A model in training.
@@ -76,7 +103,7 @@ impl<'a> Trainer<'a> {
         let Ok(count) = i32::try_from(iteration) else {
             bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
         };
-        state.push(session.runtime.replicate(&HostTensor::scalar_i32(count), session.mesh.replicas())?);
+        state.push(session.replicate_one(&HostTensor::scalar_i32(count))?);
         Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
     }
 
@@ -90,7 +117,16 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When the devices fail; the state is then lost.
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
-        let batch = self.session.upload(batch, &self.config)?;
+        Ok(self.step_or_stop(batch, false)?.totals)
+    }
+
+    /// One optimizer step, in which this process says whether it was asked to stop and hears whether any was.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_or_stop(&mut self, batch: &Batch, stop: bool) -> Result<Outcome> {
+        let mut batch = self.session.upload_rows(batch, &self.config)?;
+        batch.push(self.session.flag(stop)?);
         let state = std::mem::take(&mut self.state);
         let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
         let mut outputs = self.program.execute(arguments)?;
@@ -99,10 +135,11 @@ impl<'a> Trainer<'a> {
         self.iteration += 1;
         let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
         let metrics = metrics.fetch(0)?.to_f32()?;
-        let [loss, correct, weight] = metrics[..] else {
+        let [loss, correct, weight, stop] = metrics[..] else {
             bail!("the training step gave {} metrics, expected {METRICS}", metrics.len());
         };
-        Ok(Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() })
+        let totals = Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() };
+        Ok(Outcome { totals, stopped: stop > 0.0 })
     }
 
     /// The variables on the devices, moving statistics included.
@@ -142,6 +179,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn zeros(spec: &VariableSpec) -> NamedTensor {
+/// A tensor of zeros for a variable.
+pub(super) fn zeros(spec: &VariableSpec) -> NamedTensor {
     NamedTensor { name: spec.name.clone(), dims: spec.dims.clone(), values: vec![0.0; spec.elements()] }
 }
