@@ -11,6 +11,7 @@
 //! no translation table.
 
 pub mod files;
+pub mod flops;
 pub mod inference;
 pub mod initialize;
 pub mod network;
