@@ -1,7 +1,7 @@
 //! The command line as typed. [`crate::config`] turns it into a run.
 
 use crate::config::Recipe;
-use crate::data::SplitBy;
+use crate::data::{DEFAULT_WINDOW, SplitBy};
 use crate::model::network::{BatchNormScope, Precision};
 use crate::pjrt::{Platform, PlatformRequest};
 use clap::{Args, Parser, Subcommand};
@@ -51,6 +51,9 @@ pub enum Command {
                       windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
                       [batch, classes].")]
     Export(ExportArgs),
+    /// Measure the training step here: windows a second, memory, share of the machine's own speed
+    #[command(after_help = "Example: tpu-train bench --batch-size 64 --steps 10")]
+    Bench(BenchArgs),
     /// Print a launch on Cloud TPUs
     Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
@@ -282,6 +285,43 @@ pub struct ExportArgs {
     /// Windows that the graph takes at once [default: 1]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
+}
+
+/// Settings of `bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Steps before those that count
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
+    pub warmup: usize,
+    /// Samples in a window
+    #[arg(long, value_name = "SAMPLES", default_value_t = DEFAULT_WINDOW)]
+    pub window: usize,
+    /// What products are computed in; all else is float32 in either
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// Leave the HLO of the training step before and after optimization in this folder
+    #[arg(long, value_name = "DIR")]
+    pub xla_dump: Option<PathBuf>,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn at_least_one(typed: &str) -> Result<usize, String> {
+    match typed.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("{error}")),
+    }
 }
 
 /// Settings of `plugin`.

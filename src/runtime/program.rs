@@ -23,6 +23,14 @@ impl Replicated {
         &self.buffers
     }
 
+    /// Blocks until every replica's array is there.
+    ///
+    /// # Errors
+    /// What makes a buffer failed.
+    pub fn wait(&self) -> Result<(), RuntimeError> {
+        Ok(self.buffers.iter().try_for_each(Buffer::wait)?)
+    }
+
     /// Copies one replica's array to the host.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
 //! computes happens on the devices; the loop feeds batches and reads three numbers back.
 
+pub mod bench;
 pub mod dataset;
 pub mod evaluate;
 pub mod export;
