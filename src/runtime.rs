@@ -29,12 +29,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use prost::Message;
-use tpu_train_hlo::ElementType;
 use tpu_train_proto::xla::HloModuleProto;
 
 use crate::pjrt::{
-    self, Buffer, Client, Device, LoadedExecutable, OptionValue, Platform, PlatformRequest, Plugin,
-    PluginFile, plugin,
+    self, Buffer, Client, Device, LoadedExecutable, Number, OptionValue, Platform, PlatformRequest, Plugin,
+    PluginFile, bytes_of, plugin,
 };
 use element::to_pjrt;
 use program::Parameter;
@@ -198,7 +197,7 @@ impl Runtime {
     /// # Errors
     /// The tensor's bytes are not those of its dims, there is no such device, or its memory is full.
     pub fn upload(&self, tensor: &HostTensor, device: usize) -> Result<Buffer, RuntimeError> {
-        self.put(tensor.element_type, &tensor.dims, &tensor.bytes, device)
+        self.put(&tensor.bytes, to_pjrt(tensor.element_type), &tensor.dims, device)
     }
 
     /// Copies a tensor to each of this process's first `replicas` devices.
@@ -217,27 +216,49 @@ impl Runtime {
     /// The rows do not divide; otherwise as for [`Self::upload`].
     pub fn shard(&self, tensor: &HostTensor, replicas: usize) -> Result<Replicated, RuntimeError> {
         tensor.check()?;
-        let rows = tensor.dims.first().copied().unwrap_or(0);
+        self.cut(&tensor.bytes, to_pjrt(tensor.element_type), &tensor.dims, replicas)
+    }
+
+    /// As [`Self::shard`], of an array that need not be copied first: `values` in row-major order.
+    ///
+    /// # Errors
+    /// The number of values is not that of `dims`; otherwise as for [`Self::shard`].
+    pub fn shard_values<T: Number>(
+        &self,
+        values: &[T],
+        dims: &[usize],
+        replicas: usize,
+    ) -> Result<Replicated, RuntimeError> {
+        self.cut(bytes_of(values), T::TYPE, dims, replicas)
+    }
+
+    fn cut(
+        &self,
+        bytes: &[u8],
+        element_type: pjrt::ElementType,
+        dims: &[usize],
+        replicas: usize,
+    ) -> Result<Replicated, RuntimeError> {
+        let rows = dims.first().copied().unwrap_or(0);
         if replicas == 0 || rows == 0 || rows % replicas != 0 {
             return Err(RuntimeError::Rows { rows, replicas });
         }
-        let mut dims = tensor.dims.clone();
+        let mut dims = dims.to_vec();
         dims[0] = rows / replicas;
-        let part = tensor.bytes.len() / replicas;
-        let put = |device: usize| {
-            self.put(tensor.element_type, &dims, &tensor.bytes[device * part..(device + 1) * part], device)
-        };
+        let part = bytes.len() / replicas;
+        let put =
+            |device: usize| self.put(&bytes[device * part..(device + 1) * part], element_type, &dims, device);
         Ok(Replicated { buffers: (0..replicas).map(put).collect::<Result<_, _>>()? })
     }
 
     fn put(
         &self,
-        element_type: ElementType,
-        dims: &[usize],
         bytes: &[u8],
+        element_type: pjrt::ElementType,
+        dims: &[usize],
         device: usize,
     ) -> Result<Buffer, RuntimeError> {
-        Ok(self.client.buffer_from_host(bytes, to_pjrt(element_type), dims, device)?)
+        Ok(self.client.buffer_from_host(bytes, element_type, dims, device)?)
     }
 
     /// Compares what `program` needs with what is free now. Call it before the program's inputs are uploaded.

@@ -38,7 +38,7 @@ mod topology;
 pub use buffer::Buffer;
 pub use client::{Client, Plugin};
 pub use device::{Device, DeviceDescription, DeviceMemory};
-pub use element::ElementType;
+pub use element::{ElementType, Number, bytes_of};
 pub use environment::{keep_freed_memory, prepare_environment, tpu_device_files};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, CompiledMemory, Executable, LoadedExecutable, OptimizedProgram};

@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod export;
 pub mod machine;
 mod memory;
+pub mod pipeline;
 pub mod plugin;
 pub mod predict;
 mod run;

@@ -4,6 +4,7 @@ use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
 use super::machine::Machine;
 use super::memory;
+use super::pipeline::{Clock, Pipeline};
 use super::session::Session;
 use super::start::{Record, Start};
 use super::stop::Stop;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use std::io::Stderr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 /// A run under way.
 pub(super) struct Run<'a> {
@@ -43,15 +44,6 @@ pub(super) struct Run<'a> {
     /// A line for each epoch, for `--json`.
     history: Vec<Value>,
     clock: Clock,
-}
-
-/// Where the time of the steps goes.
-#[derive(Default)]
-struct Clock {
-    /// Waiting for a batch to be assembled.
-    waiting: Duration,
-    /// All of it.
-    total: Duration,
 }
 
 impl<'a> Run<'a> {
@@ -129,33 +121,25 @@ impl<'a> Run<'a> {
             self.training = Totals::default();
         }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
-        let batches = self.plan.steps(first, last);
-        let mut loader = Loader::start(prepared, table, self.session.batch_size, batches);
+        let last = self.config.steps.map_or(last, |steps| last.min(steps));
+        let loader = Loader::start(prepared, table, self.session.batch_size, self.plan.steps(first, last));
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
-        for step in taken + 1..=steps {
-            let started = Instant::now();
-            let Some(batch) = loader.next() else { bail!("no batch came for step {step} of {steps}") };
-            let batch = batch?;
-            self.clock.waiting += started.elapsed();
-            self.training.add(&self.trainer.step(&batch)?);
-            self.clock.total += started.elapsed();
-            windows += batch.real_rows as u64;
-            loader.recycle(batch);
+        let mut pipeline =
+            Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first), &mut self.clock);
+        while let Some((step, totals)) = pipeline.next(self.stop.requested())? {
+            self.training.add(&totals);
+            windows += totals.windows();
             if !self.training.loss().is_finite() {
                 bail!(
-                    "the loss is no longer a number after step {} (epoch {}); the model of the epoch before \
+                    "the loss is no longer a number after step {step} (epoch {}); the model of the epoch before \
                      is in {}; try a smaller --learning-rate",
-                    self.trainer.iteration(),
                     epoch + 1,
                     self.config.out.display()
                 );
             }
             let metrics = [("accuracy", self.training.accuracy()), ("loss", self.training.loss())];
-            self.progress.step(step, windows, &metrics);
-            if self.is_over() {
-                break;
-            }
+            self.progress.step(step - epoch * steps, windows, &metrics);
         }
         Ok(())
     }
@@ -255,8 +239,7 @@ impl<'a> Run<'a> {
         let confusion = evaluation.confusion(&self.dataset.table.classes)?;
         let picture = image::confusion_matrix(confusion.counts());
         self.log.train_writer().image(&format!("confusion_matrix_{part}"), steps, &picture)?;
-        let share = self.clock.waiting.as_secs_f64() / self.clock.total.as_secs_f64().max(1e-9);
-        eprintln!("waited for data {:.1} % of the steps' time", 100.0 * share);
+        eprintln!("waited for data {:.1} % of the steps' time", 100.0 * self.clock.waiting_share());
         if as_json {
             let summary = json!({
                 "platform": self.session.runtime.platform().to_string(),

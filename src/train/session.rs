@@ -96,18 +96,18 @@ impl Session {
     pub fn upload(&self, batch: &Batch, config: &StepConfig) -> Result<Vec<Replicated>> {
         let (rows, model) = (batch.rows(), &config.model);
         let windows = [rows, model.window, model.channels];
+        let (runtime, replicas) = (&self.runtime, self.mesh.replicas());
         let samples = match &batch.samples {
-            Samples::I16(samples) => HostTensor::from_i16(samples, &windows),
-            Samples::F32(samples) => HostTensor::from_f32(samples, &windows),
+            Samples::I16(samples) => runtime.shard_values(samples, &windows, replicas)?,
+            Samples::F32(samples) => runtime.shard_values(samples, &windows, replicas)?,
         };
         let per_channel = [rows, model.channels];
-        let tensors = [
+        Ok(vec![
             samples,
-            HostTensor::from_f32(&batch.minimum, &per_channel),
-            HostTensor::from_f32(&batch.range, &per_channel),
-            HostTensor::from_i32(&batch.labels, &[rows]),
-            HostTensor::from_f32(&batch.weights, &[rows]),
-        ];
-        tensors.iter().map(|tensor| Ok(self.runtime.shard(tensor, self.mesh.replicas())?)).collect()
+            runtime.shard_values(&batch.minimum, &per_channel, replicas)?,
+            runtime.shard_values(&batch.range, &per_channel, replicas)?,
+            runtime.shard_values(&batch.labels, &[rows], replicas)?,
+            runtime.shard_values(&batch.weights, &[rows], replicas)?,
+        ])
     }
 }

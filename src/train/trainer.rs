@@ -28,11 +28,60 @@ impl Totals {
         self.correct / self.weight
     }
 
+    /// Windows counted.
+    pub fn windows(&self) -> u64 {
+        self.weight.round() as u64
+    }
+
     /// Adds another stretch of windows.
     pub fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.correct += other.correct;
         self.weight += other.weight;
+    }
+}
+
+/// A batch, or what a step needs of one, on the devices.
+pub type Uploaded = Vec<Replicated>;
+
+/// Steps on their way; the devices may still be at work on them, or on those before.
+pub struct Launched {
+    steps: usize,
+    /// The number of the last of them.
+    last: u64,
+    metrics: Replicated,
+}
+
+impl Launched {
+    /// The number of the first step, counted from 1.
+    pub fn first(&self) -> u64 {
+        self.last + 1 - self.steps as u64
+    }
+
+    /// Whether the devices are through with them.
+    ///
+    /// # Errors
+    /// When the plugin does not say.
+    pub fn is_done(&self) -> Result<bool> {
+        Ok(self.metrics.is_ready()?)
+    }
+
+    /// Waits for the steps' end; what each gave, in order.
+    ///
+    /// # Errors
+    /// When the devices failed.
+    pub fn wait(self) -> Result<Vec<Totals>> {
+        let metrics = self.metrics.fetch(0)?.to_f32()?;
+        let (steps, rest) = metrics.as_chunks::<METRICS>();
+        if steps.len() < self.steps || !rest.is_empty() {
+            bail!("{} training steps gave {} metrics, {METRICS} expected of each", self.steps, metrics.len());
+        }
+        let totals = |&[loss, correct, weight]: &[f32; METRICS]| Totals {
+            loss: loss.into(),
+            correct: correct.into(),
+            weight: weight.into(),
+        };
+        Ok(steps[..self.steps].iter().map(totals).collect())
     }
 }
 
@@ -43,7 +92,7 @@ pub struct Trainer<'a> {
     program: Program,
     /// In the order of [`State`]; empty only while a step has it, or after one has failed.
     state: Vec<Replicated>,
-    /// Steps taken.
+    /// Steps launched.
     iteration: u64,
 }
 
@@ -80,17 +129,33 @@ impl<'a> Trainer<'a> {
         Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
     }
 
-    /// Steps taken, those before the weights were loaded included.
+    /// Steps launched, those before the weights were loaded included.
     pub fn iteration(&self) -> u64 {
         self.iteration
     }
 
-    /// One optimizer step.
+    /// One optimizer step, from its batch to what it gave.
     ///
     /// # Errors
     /// When the devices fail; the state is then lost.
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
-        let batch = self.session.upload(batch, &self.config)?;
+        let batch = self.upload(batch)?;
+        Ok(self.launch(&batch)?.wait()?[0])
+    }
+
+    /// A batch on the devices, for [`Self::launch`].
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn upload(&self, batch: &Batch) -> Result<Uploaded> {
+        self.session.upload(batch, &self.config)
+    }
+
+    /// Starts one optimizer step and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started; the state is then lost.
+    pub fn launch(&mut self, batch: &Uploaded) -> Result<Launched> {
         let state = std::mem::take(&mut self.state);
         let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
         let mut outputs = self.program.execute(arguments)?;
@@ -98,11 +163,7 @@ impl<'a> Trainer<'a> {
         self.state = outputs;
         self.iteration += 1;
         let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
-        let metrics = metrics.fetch(0)?.to_f32()?;
-        let [loss, correct, weight] = metrics[..] else {
-            bail!("the training step gave {} metrics, expected {METRICS}", metrics.len());
-        };
-        Ok(Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() })
+        Ok(Launched { steps: 1, last: self.iteration, metrics })
     }
 
     /// The variables on the devices, moving statistics included.
@@ -139,6 +200,13 @@ impl<'a> Trainer<'a> {
     fn fetch_one(&self, spec: VariableSpec, tensor: &Replicated) -> Result<NamedTensor> {
         let values = tensor.fetch(0)?.to_f32()?;
         Ok(NamedTensor { name: spec.name, dims: spec.dims, values })
+    }
+}
+
+impl Drop for Trainer<'_> {
+    fn drop(&mut self) {
+        // No step may still run when the plugin goes. A failure was, or will be, reported by whoever asks for it.
+        self.state.iter().for_each(|value| drop(value.wait()));
     }
 }
 

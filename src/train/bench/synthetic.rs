@@ -14,6 +14,7 @@ pub(super) fn batch(model: &ModelConfig, rows: usize, number: u32) -> Batch {
     let per_channel = rows * model.channels;
     Batch {
         samples: Samples::I16((0..rows * model.window * model.channels).map(sample).collect()),
+        places: Vec::new(),
         minimum: vec![f32::from(-FULL_SCALE); per_channel],
         range: vec![f32::from(FULL_SCALE) * 2.0 - 1.0; per_channel],
         labels: (0..rows).map(|row| (draws(1, row) % model.classes as u32) as i32).collect(),

@@ -1,0 +1,82 @@
+//! Steps that follow each other without a gap: while the devices work, the next batches are read, copied to the
+//! devices and put in line.
+//!
+//! Invariant: which steps are launched depends on the outcomes handed out so far and on `stop` alone, so that all
+//! processes of a job that ask with the same `stop` launch the same steps.
+
+use super::trainer::{Launched, Totals, Trainer};
+use crate::data::Loader;
+use anyhow::{Result, bail};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Steps launched before the outcome of the first is asked for: one that runs, one that waits in line.
+const IN_FLIGHT: usize = 2;
+
+/// Where the time of the steps goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// The devices stood still because no batch was there.
+    pub waiting: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Clock {
+    /// Share of the time that the devices waited for data.
+    pub fn waiting_share(&self) -> f64 {
+        self.waiting.as_secs_f64() / self.total.as_secs_f64().max(1e-9)
+    }
+}
+
+/// A stretch of steps, one batch of a loader each.
+pub struct Pipeline<'r, 's> {
+    trainer: &'r mut Trainer<'s>,
+    loader: Loader,
+    clock: &'r mut Clock,
+    /// Steps not yet launched.
+    left: u64,
+    launched: VecDeque<Launched>,
+}
+
+impl<'r, 's> Pipeline<'r, 's> {
+    /// The next `steps` steps, on the batches of `loader`.
+    pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64, clock: &'r mut Clock) -> Self {
+        Self { trainer, loader, clock, left: steps, launched: VecDeque::with_capacity(IN_FLIGHT) }
+    }
+
+    /// The outcome of the next step and its number, with further ones on their way; none after the last. With `stop`
+    /// no more are launched, and those on their way come to their end.
+    ///
+    /// # Errors
+    /// When a batch cannot be read or the devices fail.
+    pub fn next(&mut self, stop: bool) -> Result<Option<(u64, Totals)>> {
+        let began = Instant::now();
+        if stop {
+            self.left = 0;
+        }
+        while self.left > 0 && self.launched.len() < IN_FLIGHT {
+            self.launch()?;
+        }
+        let Some(oldest) = self.launched.pop_front() else { return Ok(None) };
+        let number = oldest.first();
+        let totals = oldest.wait()?[0];
+        self.clock.total += began.elapsed();
+        Ok(Some((number, totals)))
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let Some(batch) = self.loader.next() else { bail!("no batch came, {} are missing", self.left) };
+        let batch = batch?;
+        let uploaded = self.trainer.upload(&batch)?;
+        self.loader.recycle(batch);
+        // With a step still at work nothing was lost.
+        if self.launched.back().map_or(Ok(true), Launched::is_done)? {
+            self.clock.waiting += began.elapsed();
+        }
+        self.launched.push_back(self.trainer.launch(&uploaded)?);
+        self.left -= 1;
+        Ok(())
+    }
+}
