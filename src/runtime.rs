@@ -35,6 +35,7 @@ use crate::pjrt::{
     self, Buffer, Client, Device, LoadedExecutable, Number, OptionValue, Platform, PlatformRequest, Plugin,
     PluginFile, bytes_of, plugin,
 };
+use crate::topology::{Cluster, Place, Share};
 use element::to_pjrt;
 use program::Parameter;
 
@@ -67,9 +68,14 @@ pub struct Runtime {
     client: Client,
     platform: Platform,
     plugin: PluginFile,
+    /// Of this process, in the order of its replicas.
     devices: Vec<Device>,
-    /// Devices of the whole job, this process's among them.
+    /// Of each of them, the number by which the client knows it.
+    numbers: Vec<usize>,
+    /// Devices of the whole job, this process's among them, in the order of their replicas.
     all_devices: Vec<Device>,
+    slices: usize,
+    share: Share,
 }
 
 impl Runtime {
@@ -91,9 +97,16 @@ impl Runtime {
         }
         let client = Plugin::load(&file)?.client(create)?;
         let platform = actual_platform(&client, &file, options.platform)?;
-        let devices = client.addressable_devices()?;
-        let all_devices = client.devices()?;
-        Ok(Self { client, platform, plugin: file, devices, all_devices })
+        let listed = client.devices()?;
+        let places: Vec<Place> = listed.iter().map(place_of).collect();
+        let cluster = Cluster::new(&places);
+        let all_devices: Vec<Device> = cluster.order().iter().map(|&at| listed[at].clone()).collect();
+        let process = client.process_index()?;
+        let addressable = client.addressable_devices()?;
+        let (share, numbers) = own_devices(&cluster, process, &all_devices, &addressable)?;
+        let devices = all_devices[share.replicas.clone()].to_vec();
+        let slices = cluster.slices();
+        Ok(Self { client, platform, plugin: file, devices, numbers, all_devices, slices, share })
     }
 
     /// The platform in use.
@@ -116,9 +129,26 @@ impl Runtime {
         &self.devices
     }
 
-    /// The devices of the whole job.
+    /// The devices of the whole job; replica `i` of the job runs on device `i`.
     pub fn all_devices(&self) -> &[Device] {
         &self.all_devices
+    }
+
+    /// TPU slices of the job, as its devices report them; 1 elsewhere.
+    pub fn slices(&self) -> usize {
+        self.slices
+    }
+
+    /// What this process owns of a program of `replicas` replicas.
+    ///
+    /// # Errors
+    /// More replicas than devices; or, in a job of several processes, fewer: some would have nothing to run.
+    pub fn share(&self, replicas: usize) -> Result<Share, RuntimeError> {
+        let present = self.all_devices.len();
+        if replicas == 0 || replicas > present || (!self.share.is_whole() && replicas < present) {
+            return Err(RuntimeError::Replicas { asked: replicas, platform: self.platform, present });
+        }
+        Ok(if self.share.is_whole() { Share::whole(replicas) } else { self.share.clone() })
     }
 
     /// One line for the run header: platform, devices, plugin, its C API version.
@@ -133,7 +163,7 @@ impl Runtime {
         )
     }
 
-    /// Compiles a module for `replicas` devices of the job: the first ones of the device list.
+    /// Compiles a module for `replicas` devices of the job: the first ones.
     ///
     /// With `dump`, a folder and a name, leaves `<name>.before.{pb,txt}` and `<name>.after.{pb,txt}` there, the
     /// module before and after optimization, beside the compiler's own dumps.
@@ -146,7 +176,8 @@ impl Runtime {
         replicas: usize,
         dump: Option<(&Path, &str)>,
     ) -> Result<Program, RuntimeError> {
-        let device_ids = self.assignment(replicas)?;
+        let share = self.share(replicas)?;
+        let device_ids: Vec<i32> = self.all_devices[..replicas].iter().map(Device::id).collect();
         if let Some((folder, name)) = dump {
             std::fs::create_dir_all(folder)
                 .map_err(|source| RuntimeError::Dump { path: folder.to_owned(), source })?;
@@ -159,7 +190,7 @@ impl Runtime {
         if let Some((folder, name)) = dump {
             compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
         }
-        self.program(executable, Parameter::all_of(module), compile_seconds)
+        self.program(executable, Parameter::all_of(module), compile_seconds, share.replicas.len())
     }
 
     fn program(
@@ -167,29 +198,15 @@ impl Runtime {
         executable: LoadedExecutable,
         parameters: Vec<Parameter>,
         compile_seconds: f64,
+        replicas: usize,
     ) -> Result<Program, RuntimeError> {
         let found = executable.device_ids();
-        let expected: Vec<i32> = self.devices.iter().take(found.len()).map(Device::id).collect();
+        let expected: Vec<i32> = self.devices[..replicas].iter().map(Device::id).collect();
         if found != expected {
             return Err(RuntimeError::DeviceOrder { expected, found: found.to_vec() });
         }
         let memory = executable.executable().memory().ok();
         Ok(Program { executable, parameters, compile_seconds, memory })
-    }
-
-    /// Ids of the devices that run `replicas` replicas. One process takes its own devices in order; a job of
-    /// several processes takes every device, process by process, each in the order of its own device list.
-    fn assignment(&self, replicas: usize) -> Result<Vec<i32>, RuntimeError> {
-        let present = self.all_devices.len();
-        if replicas == 0 || replicas > present {
-            return Err(RuntimeError::Replicas { asked: replicas, platform: self.platform, present });
-        }
-        if present == self.devices.len() {
-            return Ok(self.devices[..replicas].iter().map(Device::id).collect());
-        }
-        let mut devices: Vec<&Device> = self.all_devices.iter().collect();
-        devices.sort_by_key(|device| device.process_index());
-        Ok(devices[..replicas].iter().map(|device| device.id()).collect())
     }
 
     /// Copies a tensor to device `device` of this process.
@@ -258,7 +275,9 @@ impl Runtime {
         dims: &[usize],
         device: usize,
     ) -> Result<Buffer, RuntimeError> {
-        Ok(self.client.buffer_from_host(bytes, element_type, dims, device)?)
+        // A device beyond this process's own is left to the client to refuse.
+        let number = self.numbers.get(device).copied().unwrap_or(device);
+        Ok(self.client.buffer_from_host(bytes, element_type, dims, number)?)
     }
 
     /// Compares what `program` needs with what is free now. Call it before the program's inputs are uploaded.
@@ -302,6 +321,29 @@ impl MemoryCheck {
             (Some(needed), Some(free)) => needed <= free,
             _ => true,
         }
+    }
+}
+
+fn place_of(device: &Device) -> Place {
+    let slice = device.description().int_attribute("slice_index").unwrap_or(0);
+    Place { slice, process: device.process_index() }
+}
+
+/// This process's share of the cluster, and the number by which the client knows each of its devices.
+fn own_devices(
+    cluster: &Cluster,
+    process: i32,
+    all_devices: &[Device],
+    addressable: &[Device],
+) -> Result<(Share, Vec<usize>), RuntimeError> {
+    let ids: Vec<i32> = addressable.iter().map(Device::id).collect();
+    let wrong = || RuntimeError::Process { process, addressable: ids.clone() };
+    let share = cluster.share(process).ok_or_else(wrong)?;
+    let number = |device: &Device| ids.iter().position(|&id| id == device.id());
+    let numbers: Option<Vec<usize>> = all_devices[share.replicas.clone()].iter().map(number).collect();
+    match numbers {
+        Some(numbers) if numbers.len() == ids.len() => Ok((share, numbers)),
+        _ => Err(wrong()),
     }
 }
 

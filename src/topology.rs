@@ -1,7 +1,18 @@
-//! Slices, devices and rows: pure arithmetic.
+//! Slices, processes, devices and rows: pure arithmetic.
 //!
 //! The devices form a mesh of `slices × devices per slice`. The global batch is cut over all of them,
-//! contiguously in replica order.
+//! contiguously in replica order. Replicas go slice by slice, in a slice process by process, in a process in the
+//! order of the job's device list: so that a process owns neighbouring replicas, and one stretch of the rows.
+//!
+//! ```
+//! use tpu_train::topology::{Cluster, Place};
+//! // Two slices of two hosts with two devices each.
+//! let places: Vec<Place> = (0..8).map(|i| Place { slice: i / 4, process: (i / 2) as i32 }).collect();
+//! let share = Cluster::new(&places).share(2).unwrap();
+//! assert_eq!((share.process, share.processes, share.rows(16)), (2, 4, 64..96));
+//! ```
+
+use std::ops::Range;
 
 /// The mesh of replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +106,87 @@ impl Mesh {
     }
 }
 
+/// Where in a job a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The TPU slice it belongs to; 0 where the runtime knows none.
+    pub slice: i64,
+    /// The process that reaches it.
+    pub process: i32,
+}
+
+/// Which process runs which replica, the same in every process of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Of each replica, the place of its device in the job's device list.
+    order: Vec<usize>,
+    /// Of each replica, where it is.
+    places: Vec<Place>,
+}
+
+impl Cluster {
+    /// One replica on each device of the job's list.
+    pub fn new(devices: &[Place]) -> Self {
+        let mut order: Vec<usize> = (0..devices.len()).collect();
+        order.sort_by_key(|&device| devices[device]);
+        let places = order.iter().map(|&device| devices[device]).collect();
+        Self { order, places }
+    }
+
+    /// Of each replica, the place of its device in the job's device list.
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// Slices that the runtime reports, at least 1.
+    pub fn slices(&self) -> usize {
+        self.places.chunk_by(|a, b| a.slice == b.slice).count().max(1)
+    }
+
+    /// What the process of this index owns; `None` where it has no device, or devices in several slices.
+    pub fn share(&self, process_index: i32) -> Option<Share> {
+        let processes: Vec<&[Place]> = self.places.chunk_by(|a, b| a == b).collect();
+        let mut owned = (0..processes.len()).filter(|&at| processes[at][0].process == process_index);
+        let (Some(process), None) = (owned.next(), owned.next()) else { return None };
+        let first: usize = processes[..process].iter().map(|replicas| replicas.len()).sum();
+        let replicas = first..first + processes[process].len();
+        Some(Share { process, processes: processes.len(), replicas })
+    }
+}
+
+/// One process's part of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The process, counted from 0 in the order of the replicas.
+    pub process: usize,
+    /// Processes of the job.
+    pub processes: usize,
+    /// Replicas of the process.
+    pub replicas: Range<usize>,
+}
+
+impl Share {
+    /// All `replicas` of a job of one process.
+    pub fn whole(replicas: usize) -> Self {
+        Self { process: 0, processes: 1, replicas: 0..replicas }
+    }
+
+    /// Whether the process is the job's only one.
+    pub fn is_whole(&self) -> bool {
+        self.processes == 1
+    }
+
+    /// Whether the process writes the job's logs, models and reports: exactly one does.
+    pub fn writes(&self) -> bool {
+        self.process == 0
+    }
+
+    /// The rows of a global batch that the process assembles, at so many rows a replica.
+    pub fn rows(&self, per_replica: usize) -> Range<usize> {
+        self.replicas.start * per_replica..self.replicas.end * per_replica
+    }
+}
+
 impl std::fmt::Display for Mesh {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural =
@@ -114,6 +206,45 @@ mod tests {
         let error = mesh.rows(30).unwrap_err().to_string();
         assert_eq!(error, "--batch-size 30 does not divide over 8 replicas; the nearest that do are 24, 32");
         assert!(mesh.rows(3).unwrap_err().to_string().ends_with("are 8"));
+    }
+
+    /// A job's devices in an order that no plugin promises: device by device, round the hosts.
+    fn devices(slices: i64, hosts: i32, per_host: usize) -> Vec<Place> {
+        let of_host = |process: i32| Place { slice: i64::from(process / hosts), process };
+        (0..per_host).flat_map(|_| (0..slices as i32 * hosts).rev().map(of_host)).collect()
+    }
+
+    #[test]
+    fn replicas_and_rows_are_owned_once_and_in_order() {
+        for (slices, hosts, per_host) in [(1, 1, 1), (1, 1, 8), (1, 2, 1), (1, 4, 4), (8, 8, 4), (3, 2, 5)] {
+            let devices = devices(slices, hosts, per_host);
+            let cluster = Cluster::new(&devices);
+            assert_eq!(cluster.slices(), slices as usize);
+            let mut order = cluster.order().to_vec();
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..devices.len()), "each device runs one replica");
+            let (mut rows, mut writers) = (0, 0);
+            for process in 0..slices as i32 * hosts {
+                let share = cluster.share(process).unwrap();
+                assert_eq!((share.process as i32, share.processes as i32), (process, slices as i32 * hosts));
+                let own = cluster.order()[share.replicas.clone()].iter();
+                assert!(own.clone().all(|&device| devices[device].process == process));
+                assert!(own.is_sorted(), "in the order of the device list");
+                assert_eq!(share.rows(3).start, rows, "no gap and no overlap");
+                rows = share.rows(3).end;
+                writers += usize::from(share.writes());
+            }
+            assert_eq!((rows, writers), (3 * devices.len(), 1));
+        }
+    }
+
+    #[test]
+    fn a_process_without_devices_or_across_slices_owns_nothing() {
+        let place = |slice, process| Place { slice, process };
+        let cluster = Cluster::new(&[place(0, 0), place(0, 1), place(1, 1)]);
+        assert_eq!(cluster.share(7), None);
+        assert_eq!(cluster.share(1), None);
+        assert_eq!(cluster.share(0).map(|share| share.replicas), Some(0..1));
     }
 
     #[test]

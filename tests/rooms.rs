@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["tpu_train_hlo", "tpu_train_proto"]),
     ("pjrt", &[]),
     ("report", &[]),
-    ("runtime", &["pjrt", "tpu_train_hlo", "tpu_train_proto"]),
+    ("runtime", &["pjrt", "topology", "tpu_train_hlo", "tpu_train_proto"]),
     ("topology", &[]),
     ("cli", &["config", "data", "deploy", "model", "pjrt"]),
     ("config", &["cli", "data", "model"]),

@@ -12,6 +12,8 @@
 //! # Ok::<(), tpu_train::data::DataError>(())
 //! ```
 
+use std::ops::Range;
+
 use super::DataError;
 
 const ROUNDS: usize = 10;
@@ -128,17 +130,33 @@ impl Plan {
 
     /// Windows of step `step`, counted from 0 over all epochs.
     pub fn indices(&self, step: u64) -> Vec<u32> {
+        self.rows(step, 0..self.batch_size)
+    }
+
+    /// Windows of step `step` in the rows `rows` of its batch; fewer where the last batch ends among them.
+    pub fn rows(&self, step: u64, rows: Range<usize>) -> Vec<u32> {
         let (epoch, within) = (step / self.steps_per_epoch(), step % self.steps_per_epoch());
         let n = self.windows.len() as u64;
         let order = if self.shuffle { Shuffle::new(self.seed, epoch, n) } else { Shuffle::identity(n) };
         let first = within * self.batch_size as u64;
-        let last = (first + self.batch_size as u64).min(n);
-        (first..last).map(|position| self.windows[order.index(position) as usize]).collect()
+        let last = (first + self.batch_size.min(rows.end) as u64).min(n);
+        let own = first + rows.start as u64..last;
+        own.map(|position| self.windows[order.index(position) as usize]).collect()
+    }
+
+    /// As [`Self::steps`], of each batch the rows `rows` alone: what one process of several assembles.
+    pub fn steps_of(
+        &self,
+        rows: Range<usize>,
+        first: u64,
+        last: u64,
+    ) -> impl Iterator<Item = Vec<u32>> + Send + use<> {
+        let plan = self.clone();
+        (first..last).map(move |step| plan.rows(step, rows.clone()))
     }
 
     /// The index lists of steps `first..last`, for a [`Loader`](super::Loader).
     pub fn steps(&self, first: u64, last: u64) -> impl Iterator<Item = Vec<u32>> + Send + use<> {
-        let plan = self.clone();
-        (first..last).map(move |step| plan.indices(step))
+        self.steps_of(0..self.batch_size, first, last)
     }
 }

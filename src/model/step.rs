@@ -2,7 +2,10 @@
 //!
 //! Each is one graph, the same on every replica. The training step takes the state in the order of
 //! [`State`] and then one replica's rows of the batch, and gives the state after the step, each array in the
-//! place of its donated predecessor, and three numbers over the global batch ([`METRICS`]).
+//! place of its donated predecessor, and four numbers over the global batch ([`METRICS`]).
+//!
+//! The last parameter of each program is a replica's flag `stop`, 1 where its process was asked to stop. The flags
+//! are summed with the metrics, so that every process of a job sees in the same step that one was asked.
 //!
 //! Every row has a weight, 1 for a window and 0 for padding. Loss, metrics, gradients and batch statistics
 //! divide by the sum of the weights over all replicas, so that a partial batch counts for what it holds.
@@ -34,9 +37,13 @@ pub struct StepConfig {
     pub seed: u32,
 }
 
-/// The three numbers a training step reports, sums over the rows of the global batch: loss (penalty
-/// included) times weight, right answers, weights.
-pub const METRICS: usize = 3;
+/// The four numbers a training step reports, sums over the rows of the global batch: loss (penalty
+/// included) times weight, right answers, weights; and over the replicas: flags to stop.
+pub const METRICS: usize = 4;
+
+/// The sums over the global batch that an evaluation reports before the confusion counts: loss (penalty
+/// included) times weight, weights; and over the replicas: flags to stop.
+pub const EVALUATION_SUMS: usize = 3;
 
 /// Places of the training state among the parameters and the outputs of the training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +90,8 @@ struct BatchParameters {
     labels: Value,
     /// `[B]` f32.
     weights: Value,
+    /// `[1]` f32: 1 where this replica's process was asked to stop.
+    stop: Value,
 }
 
 impl BatchParameters {
@@ -96,6 +105,7 @@ impl BatchParameters {
             range: g.parameter("range", per_channel),
             labels: g.parameter("labels", Shape::new(ElementType::S32, &[rows])),
             weights: g.parameter("weights", Shape::new(ElementType::F32, &[rows])),
+            stop: g.parameter("stop", Shape::new(ElementType::F32, &[1])),
         }
     }
 
@@ -147,7 +157,8 @@ pub(super) fn declare(g: &mut Graph, prefix: &str, specs: &[VariableSpec]) -> Ve
         .collect()
 }
 
-/// One optimizer step. Parameters: state, samples, minimum, range, labels, weights. Outputs: state, metrics.
+/// One optimizer step. Parameters: state, samples, minimum, range, labels, weights, stop. Outputs: state,
+/// metrics.
 ///
 /// # Errors
 /// A configuration that no graph can be built for.
@@ -194,7 +205,7 @@ pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
 }
 
 /// The gradients of one step, without taking it. Parameters: variables, iteration, samples, minimum, range,
-/// labels, weights. Outputs: the gradients of the trainable variables, the moving mean and variance after
+/// labels, weights, stop. Outputs: the gradients of the trainable variables, the moving mean and variance after
 /// the step, the metrics.
 ///
 /// # Errors
@@ -219,8 +230,9 @@ pub fn gradients_graph(config: &StepConfig) -> ProgramGraph {
     ProgramGraph { graph, outputs, donated: 0 }
 }
 
-/// The network on a batch. Parameters: variables, samples, minimum, range, labels, weights. Outputs: softmax
-/// probabilities `[B, classes]`, loss of each row `[B]` without the penalty, the penalty (scalar).
+/// The network on a batch. Parameters: variables, samples, minimum, range, labels, weights, stop. Outputs: softmax
+/// probabilities `[B, classes]` of the replica's own rows; and, the same on every replica, the
+/// [`EVALUATION_SUMS`] and behind them how often each class was taken for each, row-major `[label, predicted]`.
 ///
 /// # Errors
 /// A configuration that no graph can be built for.
@@ -238,9 +250,34 @@ pub fn evaluate_graph(config: &StepConfig) -> ProgramGraph {
     let logits = network::forward(g, &config.model, &variables, windows, None).logits;
     let log_probabilities = log_softmax(g, logits);
     let probabilities = g.exp(log_probabilities);
-    let loss = cross_entropy(g, log_probabilities, batch.labels);
+    let losses = cross_entropy(g, log_probabilities, batch.labels);
+    let losses = g.mul(losses, batch.weights);
+    let loss = g.sum(losses, &[0]);
+    let weight = g.sum(batch.weights, &[0]);
     let penalty = penalty(g, config.model.l2, variables[L2_KERNEL]);
-    ProgramGraph { graph, outputs: vec![probabilities, loss, penalty], donated: 0 }
+    let penalty = g.mul(penalty, weight);
+    let loss = g.add(loss, penalty);
+    let confusion = confusion(g, logits, &batch);
+    let [loss, weight] = [loss, weight].map(|sum| g.reshape(sum, &[1]));
+    let sums = g.concatenate(&[loss, weight, batch.stop, confusion], 0);
+    let sums = network::sum_over_replicas(g, sums, config.replicas);
+    ProgramGraph { graph, outputs: vec![probabilities, sums], donated: 0 }
+}
+
+/// `[classes²]`: the weights of the rows of each class (major) that are taken for each (minor).
+fn confusion(g: &mut Graph, logits: Value, batch: &BatchParameters) -> Value {
+    let dims = g.dims(logits);
+    let (rows, classes) = (dims[0], dims[1]);
+    let predicted = g.argmax(logits, 1);
+    let predicted = g.one_hot(predicted, classes, ElementType::F32);
+    let predicted = g.broadcast(predicted, &[rows, classes, classes], &[0, 2]);
+    let labels = g.one_hot(batch.labels, classes, ElementType::F32);
+    let labels = g.broadcast(labels, &[rows, classes, classes], &[0, 1]);
+    let weights = g.broadcast(batch.weights, &[rows, classes, classes], &[0]);
+    let weighted = g.mul(labels, weights);
+    let pairs = g.mul(weighted, predicted);
+    let counts = g.sum(pairs, &[0]);
+    g.reshape(counts, &[classes * classes])
 }
 
 /// What a replica learns from a batch, the same on all of them.
@@ -277,7 +314,8 @@ fn learn(
     let weight = g.sum(batch.weights, &[0]);
     let correct = right_answers(g, forward.logits, batch);
 
-    let sums: Vec<Value> = [loss, correct, weight].into_iter().map(|sum| g.reshape(sum, &[1])).collect();
+    let mut sums: Vec<Value> = [loss, correct, weight].into_iter().map(|sum| g.reshape(sum, &[1])).collect();
+    sums.push(batch.stop);
     let sums = g.concatenate(&sums, 0);
     let sums = network::sum_over_replicas(g, sums, config.replicas);
     let global_weight = g.slice_in_dim(sums, 0, 2, 3);

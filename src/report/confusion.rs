@@ -26,6 +26,14 @@ pub enum ReportError {
         /// How many classes there are.
         classes: usize,
     },
+    /// Counts of another number of classes than there are names.
+    #[error("a confusion matrix of {found} classes was counted, expected {expected}")]
+    ClassCount {
+        /// Names.
+        expected: usize,
+        /// Rows, or columns of a row.
+        found: usize,
+    },
     /// Two matrices that should be added name different classes.
     #[error("confusion matrices of different classes cannot be added: expected {expected}, found {found}")]
     DifferentClasses {
@@ -84,6 +92,19 @@ impl Confusion {
     pub fn new(classes: Vec<String>) -> Self {
         let counts = vec![vec![0; classes.len()]; classes.len()];
         Self { classes, counts }
+    }
+
+    /// Windows counted already: `counts[truth][predicted]`.
+    ///
+    /// # Errors
+    /// [`ReportError::ClassCount`].
+    pub fn from_counts(classes: Vec<String>, counts: Vec<Vec<u64>>) -> Result<Self, ReportError> {
+        let expected = classes.len();
+        let sizes = std::iter::once(counts.len()).chain(counts.iter().map(Vec::len));
+        match sizes.into_iter().find(|&found| found != expected) {
+            Some(found) => Err(ReportError::ClassCount { expected, found }),
+            None => Ok(Self { classes, counts }),
+        }
     }
 
     /// Counts one window.
@@ -247,10 +268,8 @@ mod tests {
     use super::*;
 
     fn confusion(classes: &[&str], counts: &[&[u64]]) -> Confusion {
-        Confusion {
-            classes: classes.iter().map(|&class| class.to_owned()).collect(),
-            counts: counts.iter().map(|row| row.to_vec()).collect(),
-        }
+        let classes = classes.iter().map(|&class| class.to_owned()).collect();
+        Confusion::from_counts(classes, counts.iter().map(|row| row.to_vec()).collect()).unwrap()
     }
 
     fn assert_close(found: f64, expected: f64) {
@@ -303,6 +322,14 @@ mod tests {
         let message = confusion.record(0, 1).unwrap_err().to_string();
         assert_eq!(message, "the predicted class index 1 is out of range: expected less than 1");
         assert_eq!(confusion.windows(), 0);
+    }
+
+    #[test]
+    fn counts_of_other_classes_are_refused() {
+        let names = || vec!["a".to_owned(), "b".to_owned()];
+        let error = Confusion::from_counts(names(), vec![vec![1, 2]]).unwrap_err().to_string();
+        assert_eq!(error, "a confusion matrix of 1 classes was counted, expected 2");
+        assert!(Confusion::from_counts(names(), vec![vec![1, 2], vec![1, 2, 3]]).is_err());
     }
 
     #[test]

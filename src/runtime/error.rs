@@ -28,6 +28,17 @@ pub enum RuntimeError {
         /// Its devices.
         present: usize,
     },
+    /// The plugin's lists of devices contradict each other.
+    #[error(
+        "the plugin calls this process {process} and gives it the devices {addressable:?}, which are not those of \
+         that process among the job's devices"
+    )]
+    Process {
+        /// Index of this process.
+        process: i32,
+        /// Ids of the devices it can reach.
+        addressable: Vec<i32>,
+    },
     /// The plugin runs the replicas of this process in another order than the devices.
     #[error("the program runs on devices {found:?}, expected {expected:?} in this order")]
     DeviceOrder {

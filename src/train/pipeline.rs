@@ -1,10 +1,10 @@
 //! Steps that follow each other without a gap: while the devices work, the next batches are read, copied to the
 //! devices and put in line.
 //!
-//! Invariant: which steps are launched depends on the outcomes handed out so far and on `stop` alone, so that all
-//! processes of a job that ask with the same `stop` launch the same steps.
+//! Invariant: in a job of several processes which steps are launched depends on the outcomes handed out so far
+//! alone, so that all processes launch the same ones.
 
-use super::trainer::{Launched, Totals, Trainer};
+use super::trainer::{Launched, Outcome, Trainer};
 use crate::data::Loader;
 use anyhow::{Result, bail};
 use std::collections::VecDeque;
@@ -45,27 +45,30 @@ impl<'r, 's> Pipeline<'r, 's> {
         Self { trainer, loader, clock, left: steps, launched: VecDeque::with_capacity(IN_FLIGHT) }
     }
 
-    /// The outcome of the next step and its number, with further ones on their way; none after the last. With `stop`
-    /// no more are launched, and those on their way come to their end.
+    /// The outcome of the next step and its number, with further ones on their way; none after the last. Once this
+    /// process or another is asked to stop no more are launched, and those on their way come to their end.
     ///
     /// # Errors
     /// When a batch cannot be read or the devices fail.
-    pub fn next(&mut self, stop: bool) -> Result<Option<(u64, Totals)>> {
+    pub fn next(&mut self, stop: bool) -> Result<Option<(u64, Outcome)>> {
         let began = Instant::now();
-        if stop {
+        if stop && self.trainer.is_alone() {
             self.left = 0;
         }
         while self.left > 0 && self.launched.len() < IN_FLIGHT {
-            self.launch()?;
+            self.launch(stop)?;
         }
         let Some(oldest) = self.launched.pop_front() else { return Ok(None) };
         let number = oldest.first();
-        let totals = oldest.wait()?[0];
+        let outcome = oldest.wait()?[0];
+        if outcome.stopped {
+            self.left = 0;
+        }
         self.clock.total += began.elapsed();
-        Ok(Some((number, totals)))
+        Ok(Some((number, outcome)))
     }
 
-    fn launch(&mut self) -> Result<()> {
+    fn launch(&mut self, stop: bool) -> Result<()> {
         let began = Instant::now();
         let Some(batch) = self.loader.next() else { bail!("no batch came, {} are missing", self.left) };
         let batch = batch?;
@@ -75,7 +78,7 @@ impl<'r, 's> Pipeline<'r, 's> {
         if self.launched.back().map_or(Ok(true), Launched::is_done)? {
             self.clock.waiting += began.elapsed();
         }
-        self.launched.push_back(self.trainer.launch(&uploaded)?);
+        self.launched.push_back(self.trainer.launch(uploaded, stop)?);
         self.left -= 1;
         Ok(())
     }

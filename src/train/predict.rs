@@ -1,6 +1,6 @@
 //! The subcommand `predict`: a saved model on recordings that need no labels.
 
-use super::evaluate::{Evaluation, Evaluator, most_probable};
+use super::evaluate::{Evaluator, most_probable};
 use super::session::Session;
 use super::stop::Stop;
 use super::{dataset, saved};
@@ -34,19 +34,19 @@ pub fn run(args: &PredictArgs, stop: &Stop) -> Result<()> {
     let variables = session.replicate(&model.weights)?;
     let windows: Vec<u32> = (0..table.len() as u32).collect();
     let evaluator = Evaluator::new(&session, &step)?;
-    let Some(evaluation) = evaluator.run(&variables, &prepared, &table, &windows, stop)? else {
+    let Some(probabilities) = evaluator.probabilities(&variables, &prepared, &table, &windows, stop)? else {
         bail!("stopped before all {} windows were predicted", windows.len());
     };
     if args.json {
-        println!("{}", as_json(&prepared, &table, &classes, &evaluation));
+        println!("{}", as_json(&prepared, &table, &classes, &probabilities));
     } else {
-        println!("{}", as_table(&prepared, &table, &classes, &evaluation));
+        println!("{}", as_table(&prepared, &table, &classes, &probabilities));
     }
     Ok(())
 }
 
-fn as_json(prepared: &Prepared, table: &WindowTable, classes: &[String], evaluation: &Evaluation) -> Value {
-    let rows = table.windows.iter().zip(evaluation.probabilities.chunks(classes.len()));
+fn as_json(prepared: &Prepared, table: &WindowTable, classes: &[String], probabilities: &[f32]) -> Value {
+    let rows = table.windows.iter().zip(probabilities.chunks(classes.len()));
     let windows: Vec<Value> = rows
         .map(|(window, probabilities)| {
             let recording = &prepared.recordings()[window.recording as usize].shard.name;
@@ -57,14 +57,14 @@ fn as_json(prepared: &Prepared, table: &WindowTable, classes: &[String], evaluat
 }
 
 /// One row for each recording: its most probable class on average, and how many of its windows agree.
-fn as_table(prepared: &Prepared, table: &WindowTable, classes: &[String], evaluation: &Evaluation) -> String {
+fn as_table(prepared: &Prepared, table: &WindowTable, classes: &[String], probabilities: &[f32]) -> String {
     let columns = [("recording", Align::Left), ("class", Align::Left), ("windows", Align::Right)];
     let mut text = Table::new(&[columns[0], columns[1], columns[2], ("mean probability", Align::Right)]);
     for (index, recording) in prepared.recordings().iter().enumerate() {
         let rows: Vec<&[f32]> = table
             .windows
             .iter()
-            .zip(evaluation.probabilities.chunks(classes.len()))
+            .zip(probabilities.chunks(classes.len()))
             .filter(|(window, _)| window.recording as usize == index)
             .map(|(_, probabilities)| probabilities)
             .collect();

@@ -122,14 +122,15 @@ impl<'a> Run<'a> {
         }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
         let last = self.config.steps.map_or(last, |steps| last.min(steps));
-        let loader = Loader::start(prepared, table, self.session.batch_size, self.plan.steps(first, last));
+        let own = self.session.own_rows();
+        let loader = Loader::start(prepared, table, own.len(), self.plan.steps_of(own.clone(), first, last));
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
         let mut pipeline =
             Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first), &mut self.clock);
-        while let Some((step, totals)) = pipeline.next(self.stop.requested())? {
-            self.training.add(&totals);
-            windows += totals.windows();
+        while let Some((step, outcome)) = pipeline.next(self.stop.requested())? {
+            self.training.add(&outcome.totals);
+            windows += outcome.totals.windows();
             if !self.training.loss().is_finite() {
                 bail!(
                     "the loss is no longer a number after step {step} (epoch {}); the model of the epoch before \

@@ -6,7 +6,7 @@ use crate::model::NamedTensor;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
 use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeOptions};
-use crate::topology::Mesh;
+use crate::topology::{Mesh, Share};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 
@@ -24,6 +24,8 @@ pub struct Session {
     pub batch_size: usize,
     /// Windows in a step on each replica.
     pub rows: usize,
+    /// What this process owns of the mesh.
+    pub share: Share,
     dump: Option<PathBuf>,
 }
 
@@ -46,24 +48,24 @@ impl Session {
             if args.devices_per_slice.is_some() {
                 bail!("--devices-per-slice makes virtual devices on CPU only; here the devices are real");
             }
-            Mesh::over(runtime.devices().len(), args.slices.unwrap_or(1))?
+            Mesh::over(runtime.all_devices().len(), args.slices.unwrap_or(runtime.slices()))?
         };
         let default =
             if on_cpu { BATCH_ON_CPU.next_multiple_of(mesh.replicas()) } else { BATCH_ON_ACCELERATOR };
         let batch_size = batch_size.unwrap_or(default);
         let rows = mesh.rows(batch_size)?;
-        Ok(Self { runtime, mesh, batch_size, rows, dump })
+        let share = runtime.share(mesh.replicas())?;
+        Ok(Self { runtime, mesh, batch_size, rows, share, dump })
     }
 
     /// One line on where the program runs.
     pub fn describe(&self) -> String {
-        format!(
-            "{}, {}, batch {}, {} on each device",
-            self.runtime.describe(),
-            self.mesh,
-            self.batch_size,
-            self.rows
-        )
+        let hosts = match self.share.processes {
+            1 => String::new(),
+            processes => format!(" of {processes} hosts"),
+        };
+        let (runtime, mesh) = (self.runtime.describe(), self.mesh);
+        format!("{runtime}, {mesh}{hosts}, batch {}, {} on each device", self.batch_size, self.rows)
     }
 
     /// Compiles a program for the mesh.
@@ -75,6 +77,14 @@ impl Session {
         Ok(self.runtime.compile(&program.module, self.mesh.replicas(), dump)?)
     }
 
+    /// A tensor on every replica.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn replicate_one(&self, tensor: &HostTensor) -> Result<Replicated> {
+        Ok(self.runtime.replicate(tensor, self.share.replicas.len())?)
+    }
+
     /// Variables on every replica.
     ///
     /// # Errors
@@ -84,19 +94,43 @@ impl Session {
             .iter()
             .map(|tensor| {
                 let host = HostTensor::from_f32(&tensor.values, &tensor.dims);
-                Ok(self.runtime.replicate(&host, self.mesh.replicas())?)
+                self.replicate_one(&host)
             })
             .collect()
     }
 
-    /// A batch cut over the replicas: samples, minimum, range, labels, weights.
+    /// Rows of the global batch that this process assembles.
+    pub fn own_rows(&self) -> std::ops::Range<usize> {
+        self.share.rows(self.rows)
+    }
+
+    /// This process's flag to stop, as a program's last parameter.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn flag(&self, stop: bool) -> Result<Replicated> {
+        self.replicate_one(&HostTensor::from_f32(&[f32::from(u8::from(stop))], &[1]))
+    }
+
+    /// This process's rows of a batch cut over its replicas, and no wish to stop: what a program takes behind the
+    /// state.
     ///
     /// # Errors
     /// When a device has no room.
     pub fn upload(&self, batch: &Batch, config: &StepConfig) -> Result<Vec<Replicated>> {
+        let mut uploaded = self.upload_rows(batch, config)?;
+        uploaded.push(self.flag(false)?);
+        Ok(uploaded)
+    }
+
+    /// This process's rows of a batch cut over its replicas: samples, minimum, range, labels, weights.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn upload_rows(&self, batch: &Batch, config: &StepConfig) -> Result<Vec<Replicated>> {
         let (rows, model) = (batch.rows(), &config.model);
         let windows = [rows, model.window, model.channels];
-        let (runtime, replicas) = (&self.runtime, self.mesh.replicas());
+        let (runtime, replicas) = (&self.runtime, self.share.replicas.len());
         let samples = match &batch.samples {
             Samples::I16(samples) => runtime.shard_values(samples, &windows, replicas)?,
             Samples::F32(samples) => runtime.shard_values(samples, &windows, replicas)?,

@@ -70,19 +70,27 @@ impl Launched {
     ///
     /// # Errors
     /// When the devices failed.
-    pub fn wait(self) -> Result<Vec<Totals>> {
+    pub fn wait(self) -> Result<Vec<Outcome>> {
         let metrics = self.metrics.fetch(0)?.to_f32()?;
         let (steps, rest) = metrics.as_chunks::<METRICS>();
         if steps.len() < self.steps || !rest.is_empty() {
             bail!("{} training steps gave {} metrics, {METRICS} expected of each", self.steps, metrics.len());
         }
-        let totals = |&[loss, correct, weight]: &[f32; METRICS]| Totals {
-            loss: loss.into(),
-            correct: correct.into(),
-            weight: weight.into(),
+        let outcome = |&[loss, correct, weight, stop]: &[f32; METRICS]| Outcome {
+            totals: Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() },
+            stopped: stop > 0.0,
         };
-        Ok(steps[..self.steps].iter().map(totals).collect())
+        Ok(steps[..self.steps].iter().map(outcome).collect())
     }
+}
+
+/// What a step gives, the same in every process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// Sums over the windows of the global batch.
+    pub totals: Totals,
+    /// Whether a process of the job was asked to stop before the step.
+    pub stopped: bool,
 }
 
 /// A model in training.
@@ -125,8 +133,13 @@ impl<'a> Trainer<'a> {
         let Ok(count) = i32::try_from(iteration) else {
             bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
         };
-        state.push(session.runtime.replicate(&HostTensor::scalar_i32(count), session.mesh.replicas())?);
+        state.push(session.replicate_one(&HostTensor::scalar_i32(count))?);
         Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
+    }
+
+    /// Whether the job has no other process, which would have to launch the same steps.
+    pub fn is_alone(&self) -> bool {
+        self.session.share.is_whole()
     }
 
     /// Steps launched, those before the weights were loaded included.
@@ -140,7 +153,7 @@ impl<'a> Trainer<'a> {
     /// When the devices fail; the state is then lost.
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
         let batch = self.upload(batch)?;
-        Ok(self.launch(&batch)?.wait()?[0])
+        Ok(self.launch(batch, false)?.wait()?[0].totals)
     }
 
     /// A batch on the devices, for [`Self::launch`].
@@ -148,14 +161,16 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a device has no room.
     pub fn upload(&self, batch: &Batch) -> Result<Uploaded> {
-        self.session.upload(batch, &self.config)
+        self.session.upload_rows(batch, &self.config)
     }
 
-    /// Starts one optimizer step and does not wait for it.
+    /// Starts one optimizer step and does not wait for it. `stop` tells all processes of the job that this one was
+    /// asked to stop.
     ///
     /// # Errors
     /// When it cannot be started; the state is then lost.
-    pub fn launch(&mut self, batch: &Uploaded) -> Result<Launched> {
+    pub fn launch(&mut self, mut batch: Uploaded, stop: bool) -> Result<Launched> {
+        batch.push(self.session.flag(stop)?);
         let state = std::mem::take(&mut self.state);
         let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
         let mut outputs = self.program.execute(arguments)?;

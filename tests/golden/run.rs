@@ -71,7 +71,7 @@ pub(super) fn evaluate(program: &ProgramGraph, inputs: &[Vec<f64>]) -> Vec<Vec<f
 
 /// The batch of a step for [`evaluate`]: already scaled, since the evaluator would not round the quotient to float32.
 /// The program is one for float32 samples.
-pub(super) fn scaled_batch(case: &Case, step: usize) -> [Vec<f64>; 5] {
+pub(super) fn scaled_batch(case: &Case, step: usize) -> [Vec<f64>; 6] {
     let batch = case.batch(step);
     let channels = batch.real_rows * case.config.channels;
     [
@@ -80,6 +80,7 @@ pub(super) fn scaled_batch(case: &Case, step: usize) -> [Vec<f64>; 5] {
         vec![1.0; channels],
         batch.labels.iter().map(|&label| f64::from(label)).collect(),
         vec![1.0; batch.real_rows],
+        vec![0.0],
     ]
 }
 
