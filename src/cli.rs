@@ -308,6 +308,15 @@ pub struct BenchArgs {
     /// What products are computed in; all else is float32 in either
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// Measure with the input pipeline of `train`, on the windows of this download or prepared folder
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub input: Option<PathBuf>,
+    /// Measure how fast the recordings of this download become shards
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub prepare: Option<PathBuf>,
+    /// Measure what a window costs as batch, windows and slices grow
+    #[arg(long, group = "what")]
+    pub growth: bool,
     /// Leave the HLO of the training step before and after optimization in this folder
     #[arg(long, value_name = "DIR")]
     pub xla_dump: Option<PathBuf>,

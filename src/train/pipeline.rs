@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Steps launched before the outcome of the first is asked for: one that runs, one that waits in line.
-const IN_FLIGHT: usize = 2;
+pub const IN_FLIGHT: usize = 2;
 
 /// Where the time of the steps goes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +23,12 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Adds another stretch.
+    pub fn add(&mut self, other: Self) {
+        self.waiting += other.waiting;
+        self.total += other.total;
+    }
+
     /// Share of the time that the devices waited for data.
     pub fn waiting_share(&self) -> f64 {
         self.waiting.as_secs_f64() / self.total.as_secs_f64().max(1e-9)
@@ -33,7 +39,7 @@ impl Clock {
 pub struct Pipeline<'r, 's> {
     trainer: &'r mut Trainer<'s>,
     loader: Loader,
-    clock: &'r mut Clock,
+    clock: Clock,
     /// Steps not yet launched.
     left: u64,
     launched: VecDeque<Launched>,
@@ -41,8 +47,19 @@ pub struct Pipeline<'r, 's> {
 
 impl<'r, 's> Pipeline<'r, 's> {
     /// The next `steps` steps, on the batches of `loader`.
-    pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64, clock: &'r mut Clock) -> Self {
-        Self { trainer, loader, clock, left: steps, launched: VecDeque::with_capacity(IN_FLIGHT) }
+    pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64) -> Self {
+        Self {
+            trainer,
+            loader,
+            clock: Clock::default(),
+            left: steps,
+            launched: VecDeque::with_capacity(IN_FLIGHT),
+        }
+    }
+
+    /// Where the time went since the last call.
+    pub fn take_clock(&mut self) -> Clock {
+        std::mem::take(&mut self.clock)
     }
 
     /// The outcome of the next step and its number, with further ones on their way; none after the last. Once this

@@ -126,8 +126,7 @@ impl<'a> Run<'a> {
         let loader = Loader::start(prepared, table, own.len(), self.plan.steps_of(own.clone(), first, last));
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
-        let mut pipeline =
-            Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first), &mut self.clock);
+        let mut pipeline = Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first));
         while let Some((step, outcome)) = pipeline.next(self.stop.requested())? {
             self.training.add(&outcome.totals);
             windows += outcome.totals.windows();
@@ -142,6 +141,7 @@ impl<'a> Run<'a> {
             let metrics = [("accuracy", self.training.accuracy()), ("loss", self.training.loss())];
             self.progress.step(step - epoch * steps, windows, &metrics);
         }
+        self.clock.add(pipeline.take_clock());
         Ok(())
     }
 

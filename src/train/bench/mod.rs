@@ -1,24 +1,33 @@
 //! How fast training is here: the subcommand `bench`.
 //!
 //! A measurement runs the training step itself, the program that `train` runs, on windows made in the program. A
-//! step's time is that from a batch in host memory to its metrics in host memory.
+//! step's time is that from a batch in host memory to its metrics in host memory; with `--input`, where the next
+//! batch is always on its way, that from one step's metrics to the next one's.
 
+mod growth;
+mod preparing;
 mod process;
 mod product;
 mod report;
 mod synthetic;
 
+use super::dataset::{self, Dataset};
 use super::memory;
+use super::pipeline::{IN_FLIGHT, Pipeline};
 use super::session::Session;
 use super::stop::Stop;
 use super::trainer::Trainer;
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, DataArgs};
+use crate::config::TrainConfig;
+use crate::data::{Loader, Plan};
 use crate::model::network::BatchNormScope;
 use crate::model::optimizer::{Adam, LearningRate};
 use crate::model::step::StepConfig;
 use crate::model::{ModelConfig, flops, initialize};
 use anyhow::{Result, bail};
 use report::Report;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use tpu_train_hlo::ElementType;
 
@@ -32,48 +41,53 @@ const SEED: u32 = 42;
 /// The subcommand `bench`.
 ///
 /// # Errors
-/// One sentence on what is wrong with the settings, the platform or its memory.
+/// One sentence on what is wrong with the settings, the data, the platform or its memory.
 pub fn run(args: &BenchArgs, stop: &Stop) -> Result<()> {
-    let report = measure(args, stop)?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        println!("{report}");
+    if args.growth {
+        return growth::run(args, stop);
     }
+    let (json, text) = match &args.prepare {
+        Some(root) => in_both_forms(&preparing::measure(root, stop)?)?,
+        None => in_both_forms(&measure(args, stop)?)?,
+    };
+    println!("{}", if args.json { json } else { text });
     Ok(())
 }
 
+fn in_both_forms<T: serde::Serialize + std::fmt::Display>(report: &T) -> Result<(String, String)> {
+    Ok((serde_json::to_string(report)?, report.to_string()))
+}
+
+/// How long the steps took.
+struct Timing {
+    /// From before the compilation to the first step's end.
+    first_seconds: f64,
+    /// From the process's beginning to the first step's end.
+    startup_seconds: Option<f64>,
+    step_seconds: Vec<f64>,
+    cpu_seconds: Option<f64>,
+}
+
 fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
+    let data = args.input.as_deref().map(|folder| open(folder, args, stop)).transpose()?;
     let session = Session::start(&args.platform, args.batch_size, args.xla_dump.clone())?;
-    let config = step_config(args, &session)?;
+    let config = step_config(args, &session, data.as_ref())?;
     eprintln!("platform       {}", session.describe());
 
     let began = Instant::now();
     let program = memory::compile_step(&session, &config)?;
-    let compile_seconds = program.compile_seconds();
-    let planned = program.memory();
+    let (compile_seconds, planned) = (program.compile_seconds(), program.memory());
     let weights = initialize::initial(&config.model, SEED);
     let mut trainer = Trainer::new(&session, &config, program, &weights, None)?;
-    let batches: Vec<_> =
-        (0..BATCHES).map(|number| synthetic::batch(&config.model, session.batch_size, number)).collect();
-    let mut turns = batches.iter().cycle();
-    let mut step = || -> Result<f64> {
-        let Some(batch) = turns.next().filter(|_| !stop.requested()) else {
-            bail!("stopped before the last step; nothing was measured");
-        };
-        let began = Instant::now();
-        trainer.step(batch)?;
-        Ok(began.elapsed().as_secs_f64())
+    let mut waiting_share = None;
+    let timing = match &data {
+        None => on_synthetic_windows(args, &session, &config, &mut trainer, began, stop)?,
+        Some(data) => {
+            let (timing, share) = on_data(args, &session, data, &mut trainer, began, stop)?;
+            waiting_share = Some(share);
+            timing
+        }
     };
-    step()?;
-    let first_step_seconds = began.elapsed().as_secs_f64();
-    let startup_seconds = process::age_seconds();
-    for _ in 1..args.warmup {
-        step()?;
-    }
-    let cpu_before = process::cpu_seconds();
-    let step_seconds = (0..args.steps).map(|_| step()).collect::<Result<Vec<f64>>>()?;
-    let cpu = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     let peak_mib = process::peak_mib();
     let matmul_flops = product::rate(&session, config.precision)?;
 
@@ -87,10 +101,11 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
         window: config.model.window,
         precision: config.precision,
         compile_seconds,
-        first_step_seconds,
-        startup_seconds,
-        step_seconds,
-        cpu_ms_per_window: cpu.map(|seconds| 1e3 * seconds / windows),
+        first_step_seconds: timing.first_seconds,
+        startup_seconds: timing.startup_seconds,
+        step_seconds: timing.step_seconds,
+        waiting_share,
+        cpu_ms_per_window: timing.cpu_seconds.map(|seconds| 1e3 * seconds / windows),
         peak_rss_mb: peak_mib,
         planned_mb: planned.map(|memory| memory.total() as f64 / f64::from(1 << 20)),
         matmul_gflops: matmul_flops / 1e9,
@@ -100,8 +115,90 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
     Ok(report)
 }
 
-fn step_config(args: &BenchArgs, session: &Session) -> Result<StepConfig> {
-    let model = ModelConfig::new(args.window, CHANNELS, CLASSES);
+/// Steps on batches that are in host memory already.
+fn on_synthetic_windows(
+    args: &BenchArgs,
+    session: &Session,
+    config: &StepConfig,
+    trainer: &mut Trainer<'_>,
+    began: Instant,
+    stop: &Stop,
+) -> Result<Timing> {
+    let batches: Vec<_> = (0..BATCHES)
+        .map(|number| synthetic::batch(&config.model, session.own_rows().len(), number))
+        .collect();
+    let mut turns = batches.iter().cycle();
+    time(args, began, || match turns.next() {
+        Some(batch) if !stop.requested() => trainer.step(batch).map(drop),
+        _ => bail!("stopped before the last step"),
+    })
+}
+
+/// Steps as `train` takes them, from the shards to the metrics; and the share of the time that they waited for data.
+fn on_data(
+    args: &BenchArgs,
+    session: &Session,
+    data: &Dataset,
+    trainer: &mut Trainer<'_>,
+    began: Instant,
+    stop: &Stop,
+) -> Result<(Timing, f64)> {
+    let plan = Plan::new(data.split.train.clone(), session.batch_size, SEED.into(), true)?;
+    // More than are timed, so that the last of those has another one behind it as well.
+    let (own, steps) = (session.own_rows(), (args.warmup + args.steps + IN_FLIGHT) as u64);
+    let (prepared, table) = (Arc::clone(&data.prepared), Arc::clone(&data.table));
+    let loader = Loader::start(prepared, table, own.len(), plan.steps_of(own.clone(), 0, steps));
+    let mut pipeline = Pipeline::new(trainer, loader, steps);
+    let mut taken = 0;
+    let timing = time(args, began, || {
+        if pipeline.next(stop.requested())?.is_none() {
+            bail!("stopped before the last step");
+        }
+        taken += 1;
+        if taken == args.warmup {
+            pipeline.take_clock();
+        }
+        Ok(())
+    })?;
+    Ok((timing, pipeline.take_clock().waiting_share()))
+}
+
+/// Times `step`, after as many calls as the warm-up asks for.
+fn time(args: &BenchArgs, began: Instant, mut step: impl FnMut() -> Result<()>) -> Result<Timing> {
+    step()?;
+    let (first_seconds, startup_seconds) = (began.elapsed().as_secs_f64(), process::age_seconds());
+    for _ in 1..args.warmup {
+        step()?;
+    }
+    let cpu_before = process::cpu_seconds();
+    let mut step_seconds = Vec::with_capacity(args.steps);
+    for _ in 0..args.steps {
+        let began = Instant::now();
+        step()?;
+        step_seconds.push(began.elapsed().as_secs_f64());
+    }
+    let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
+    Ok(Timing { first_seconds, startup_seconds, step_seconds, cpu_seconds })
+}
+
+/// All labelled windows of a prepared set or a download.
+fn open(folder: &Path, args: &BenchArgs, stop: &Stop) -> Result<Dataset> {
+    let config = TrainConfig {
+        window: args.window,
+        stride: args.window,
+        val_fraction: 0.0,
+        test_fraction: 0.0,
+        ..TrainConfig::readme()
+    };
+    let data = DataArgs { data: Some(folder.to_owned()), prepared: None, label_column: None };
+    Dataset::open(&data, &config, stop)
+}
+
+fn step_config(args: &BenchArgs, session: &Session, data: Option<&Dataset>) -> Result<StepConfig> {
+    let (channels, classes, samples) = data.map_or((CHANNELS, CLASSES, ElementType::S16), |data| {
+        (data.table.channels, data.table.classes.len(), dataset::element_type(&data.table))
+    });
+    let model = ModelConfig::new(args.window, channels, classes);
     if model.lstm_steps() == 0 {
         bail!("--window {} is too short: at least {} samples", args.window, model.shortest_window());
     }
@@ -112,7 +209,7 @@ fn step_config(args: &BenchArgs, session: &Session) -> Result<StepConfig> {
         rows: session.rows,
         batch_norm: BatchNormScope::Synced,
         precision: args.precision,
-        samples: ElementType::S16,
+        samples,
         seed: SEED,
     })
 }

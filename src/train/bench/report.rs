@@ -29,6 +29,8 @@ pub(super) struct Report {
     /// Of the best step.
     pub(super) windows_per_second: f64,
     pub(super) median_windows_per_second: f64,
+    /// Share of the steps' time in which the devices waited for data; without `--input` all of it is at hand.
+    pub(super) waiting_share: Option<f64>,
     /// Of all threads.
     pub(super) cpu_ms_per_window: Option<f64>,
     /// MiB, up to the last step.
@@ -57,7 +59,8 @@ impl Report {
     }
 }
 
-fn or_unknown(value: Option<f64>, format: impl Fn(f64) -> String) -> String {
+/// A figure that some systems do not tell.
+pub(super) fn or_unknown(value: Option<f64>, format: impl Fn(f64) -> String) -> String {
     value.map_or("unknown".into(), format)
 }
 
@@ -76,6 +79,9 @@ impl fmt::Display for Report {
             "windows/s      median {:.1}, best {:.1}",
             self.median_windows_per_second, self.windows_per_second
         )?;
+        if let Some(share) = self.waiting_share {
+            writeln!(f, "waiting        {:.1} % of the time for data", 100.0 * share)?;
+        }
         let cpu = or_unknown(self.cpu_ms_per_window, |ms| format!("{ms:.1} ms a window"));
         writeln!(f, "CPU time       {cpu}")?;
         let peak = or_unknown(self.peak_rss_mb, |mb| format!("{mb:.0} MiB"));
