@@ -93,6 +93,20 @@ pub struct DataArgs {
     pub label_column: Option<String>,
 }
 
+/// Where the training windows are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheChoice {
+    /// Where they fit: on the devices, else in host memory, else in the shards; on CPU in the shards.
+    #[default]
+    Auto,
+    /// In the devices' memory, each window on one of them: no step needs samples from the host.
+    Device,
+    /// In host memory, cut and laid out.
+    Host,
+    /// In the shards, mapped.
+    None,
+}
+
 /// Settings of a training run.
 #[derive(Args, Clone, Debug)]
 pub struct TrainArgs {
@@ -171,6 +185,12 @@ pub struct TrainArgs {
     /// Where the model is saved [default: model.keras]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Steps in one execution of the program
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    pub steps_per_execution: usize,
+    /// Where the training windows are kept between epochs
+    #[arg(long, value_enum, default_value_t = CacheChoice::Auto)]
+    pub cache: CacheChoice,
     /// Leave the HLO of every program before and after optimization in this folder
     #[arg(long, value_name = "DIR")]
     pub xla_dump: Option<PathBuf>,
@@ -308,6 +328,12 @@ pub struct BenchArgs {
     /// What products are computed in; all else is float32 in either
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// Steps in one execution of the program, with --input
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one, requires = "input")]
+    pub steps_per_execution: usize,
+    /// Where the windows are kept, with --input
+    #[arg(long, value_enum, default_value_t = CacheChoice::Auto, requires = "input")]
+    pub cache: CacheChoice,
     /// Measure with the input pipeline of `train`, on the windows of this download or prepared folder
     #[arg(long, value_name = "DIR", group = "what")]
     pub input: Option<PathBuf>,

@@ -1,7 +1,8 @@
 //! Whether a training step fits into memory, asked before the first one runs.
 
 use super::session::Session;
-use crate::model::step::{self, StepConfig};
+use crate::model::execution::{Execution, train_steps};
+use crate::model::step::StepConfig;
 use crate::pjrt::{self, ErrorCode};
 use crate::runtime::{MemoryCheck, Program, RuntimeError};
 use anyhow::{Result, bail};
@@ -16,8 +17,8 @@ enum Attempt {
 ///
 /// # Errors
 /// When the step would not fit into the memory that is free, with the largest batch that would.
-pub(super) fn compile_step(session: &Session, config: &StepConfig) -> Result<Program> {
-    let (needed, free) = match attempt(session, config, config.rows)? {
+pub(super) fn compile_step(session: &Session, config: &StepConfig, execution: &Execution) -> Result<Program> {
+    let (needed, free) = match attempt(session, config, execution, config.rows)? {
         Attempt::Fits(program) => return Ok(program),
         Attempt::TooLarge { needed, free } => (needed, free),
     };
@@ -25,7 +26,7 @@ pub(super) fn compile_step(session: &Session, config: &StepConfig) -> Result<Pro
     let say = |bytes: Option<u64>| bytes.map_or("more".into(), |b| format!("{:.1} GB", b as f64 / 1e9));
     let problem =
         format!("a training step of batch {batch} needs {} of memory, {} is free", say(needed), say(free));
-    match largest_that_fits(session, config, needed)? {
+    match largest_that_fits(session, config, execution, needed)? {
         Some(rows) => {
             let fits = rows * config.replicas;
             bail!("{problem}; the largest batch that fits is {fits}: --batch-size {fits}")
@@ -38,17 +39,23 @@ pub(super) fn compile_step(session: &Session, config: &StepConfig) -> Result<Pro
 
 /// Halves the rows until they fit, then asks once more between there and what did not fit, where the
 /// memory, all but linear in the rows, says the limit lies.
-fn largest_that_fits(session: &Session, config: &StepConfig, needed: Option<u64>) -> Result<Option<usize>> {
+fn largest_that_fits(
+    session: &Session,
+    config: &StepConfig,
+    execution: &Execution,
+    needed: Option<u64>,
+) -> Result<Option<usize>> {
     let (mut too_many, mut needed_there) = (config.rows, needed);
     while too_many > 1 {
         let rows = too_many / 2;
-        match attempt(session, config, rows)? {
+        match attempt(session, config, execution, rows)? {
             Attempt::TooLarge { needed, .. } => (too_many, needed_there) = (rows, needed),
             Attempt::Fits(program) => {
                 let here = session.runtime.memory_check(&program);
                 drop(program);
                 let between = interpolate(rows, here, too_many, needed_there);
-                let also = between > rows && matches!(attempt(session, config, between)?, Attempt::Fits(_));
+                let also = between > rows
+                    && matches!(attempt(session, config, execution, between)?, Attempt::Fits(_));
                 return Ok(Some(if also { between } else { rows }));
             }
         }
@@ -66,9 +73,9 @@ fn interpolate(below: usize, here: MemoryCheck, above: usize, needed_above: Opti
     (below + room as usize).min(above - 1)
 }
 
-fn attempt(session: &Session, config: &StepConfig, rows: usize) -> Result<Attempt> {
+fn attempt(session: &Session, config: &StepConfig, execution: &Execution, rows: usize) -> Result<Attempt> {
     let config = StepConfig { rows, ..config.clone() };
-    let program = match session.compile(step::train_step(&config)?) {
+    let program = match session.compile(train_steps(&config, execution)?) {
         Ok(program) => program,
         Err(error) if out_of_memory(&error) => {
             return Ok(Attempt::TooLarge { needed: None, free: session.runtime.free_memory() });

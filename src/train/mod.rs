@@ -5,6 +5,7 @@
 //! computes happens on the devices; the loop feeds batches and reads three numbers back.
 
 pub mod bench;
+mod cache;
 pub mod dataset;
 pub mod evaluate;
 pub mod export;

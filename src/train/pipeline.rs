@@ -4,7 +4,7 @@
 //! Invariant: in a job of several processes which steps are launched depends on the outcomes handed out so far
 //! alone, so that all processes launch the same ones.
 
-use super::trainer::{Launched, Outcome, Trainer};
+use super::trainer::{Launched, Outcome, Trainer, Uploaded};
 use crate::data::Loader;
 use anyhow::{Result, bail};
 use std::collections::VecDeque;
@@ -43,18 +43,15 @@ pub struct Pipeline<'r, 's> {
     /// Steps not yet launched.
     left: u64,
     launched: VecDeque<Launched>,
+    /// Of the steps that came to their end together, those not yet handed out, with their numbers.
+    outcomes: VecDeque<(u64, Outcome)>,
 }
 
 impl<'r, 's> Pipeline<'r, 's> {
     /// The next `steps` steps, on the batches of `loader`.
     pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64) -> Self {
-        Self {
-            trainer,
-            loader,
-            clock: Clock::default(),
-            left: steps,
-            launched: VecDeque::with_capacity(IN_FLIGHT),
-        }
+        let (launched, outcomes) = (VecDeque::with_capacity(IN_FLIGHT), VecDeque::new());
+        Self { trainer, loader, clock: Clock::default(), left: steps, launched, outcomes }
     }
 
     /// Where the time went since the last call.
@@ -68,35 +65,51 @@ impl<'r, 's> Pipeline<'r, 's> {
     /// # Errors
     /// When a batch cannot be read or the devices fail.
     pub fn next(&mut self, stop: bool) -> Result<Option<(u64, Outcome)>> {
-        let began = Instant::now();
+        if self.outcomes.is_empty() {
+            let began = Instant::now();
+            self.advance(stop)?;
+            self.clock.total += began.elapsed();
+        }
+        let next = self.outcomes.pop_front();
+        if next.is_some_and(|(_, outcome)| outcome.stopped) {
+            self.left = 0;
+        }
+        Ok(next)
+    }
+
+    /// Launches what is due and waits for the oldest launch.
+    fn advance(&mut self, stop: bool) -> Result<()> {
         if stop && self.trainer.is_alone() {
             self.left = 0;
         }
         while self.left > 0 && self.launched.len() < IN_FLIGHT {
             self.launch(stop)?;
         }
-        let Some(oldest) = self.launched.pop_front() else { return Ok(None) };
-        let number = oldest.first();
-        let outcome = oldest.wait()?[0];
-        if outcome.stopped {
-            self.left = 0;
+        if let Some(oldest) = self.launched.pop_front() {
+            let first = oldest.first();
+            self.outcomes.extend((first..).zip(oldest.wait()?));
         }
-        self.clock.total += began.elapsed();
-        Ok(Some((number, outcome)))
+        Ok(())
     }
 
     fn launch(&mut self, stop: bool) -> Result<()> {
         let began = Instant::now();
-        let Some(batch) = self.loader.next() else { bail!("no batch came, {} are missing", self.left) };
-        let batch = batch?;
-        let uploaded = self.trainer.upload(&batch)?;
-        self.loader.recycle(batch);
+        let steps = self.left.min(self.trainer.steps_at_once() as u64);
+        let uploaded = (0..steps).map(|_| self.upload()).collect::<Result<Vec<_>>>()?;
         // With a step still at work nothing was lost.
         if self.launched.back().map_or(Ok(true), Launched::is_done)? {
             self.clock.waiting += began.elapsed();
         }
-        self.launched.push_back(self.trainer.launch(uploaded, stop)?);
-        self.left -= 1;
+        self.launched.push_back(self.trainer.launch(&uploaded, stop)?);
+        self.left -= steps;
         Ok(())
+    }
+
+    fn upload(&mut self) -> Result<Uploaded> {
+        let Some(batch) = self.loader.next() else { bail!("no batch came, {} are missing", self.left) };
+        let batch = batch?;
+        let uploaded = self.trainer.upload(&batch)?;
+        self.loader.recycle(batch);
+        Ok(uploaded)
     }
 }

@@ -1,5 +1,6 @@
 //! One training run: its programs, its logs, its model.
 
+use super::cache::Place;
 use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
 use super::machine::Machine;
@@ -11,9 +12,10 @@ use super::stop::Stop;
 use super::trainer::{Totals, Trainer};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
-use crate::data::{CHANNELS, Loader, Plan};
+use crate::data::{CHANNELS, Loader, Plan, SampleSource};
 use crate::events::{EvaluationMetrics, KerasLog, TrainMetrics, image, run_name};
 use crate::model::ModelConfig;
+use crate::model::execution::Execution;
 use crate::model::files::{self, ModelDetails, SavedModel};
 use crate::model::optimizer::Adam;
 use crate::model::step::StepConfig;
@@ -36,6 +38,8 @@ pub(super) struct Run<'a> {
     trainer: Trainer<'a>,
     evaluator: Evaluator<'a>,
     plan: Plan,
+    /// Of the training windows' samples.
+    source: SampleSource,
     log: KerasLog,
     progress: Progress<Stderr>,
     /// Of the epoch in hand.
@@ -74,11 +78,17 @@ impl<'a> Run<'a> {
         eprintln!("logs           {}\nmodel          {}", log.folder().display(), config.out.display());
         eprintln!("weights        {}", start.origin);
 
-        let program = memory::compile_step(session, &step)?;
+        let (place, kept) = Place::choose(args.cache, session, dataset)?;
+        let execution = Execution { steps: args.steps_per_execution, held: place.held() };
+        eprintln!("windows kept   in {kept}");
+
+        let program = memory::compile_step(session, &step, &execution)?;
         let compiling = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
-        let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?;
+        let cache = place.fill(session, dataset)?;
+        let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?
+            .with_execution(execution, cache.held);
         eprintln!("compiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica");
         Ok(Self {
             config,
@@ -90,6 +100,7 @@ impl<'a> Run<'a> {
             trainer,
             evaluator,
             plan,
+            source: cache.source,
             log,
             progress: Progress::stderr(),
             training: start.epoch_so_far,
@@ -123,7 +134,13 @@ impl<'a> Run<'a> {
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
         let last = self.config.steps.map_or(last, |steps| last.min(steps));
         let own = self.session.own_rows();
-        let loader = Loader::start(prepared, table, own.len(), self.plan.steps_of(own.clone(), first, last));
+        let loader = Loader::start_from(
+            self.source.clone(),
+            prepared,
+            table,
+            own.len(),
+            self.plan.steps_of(own.clone(), first, last),
+        );
         self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
         let mut windows = 0;
         let mut pipeline = Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first));

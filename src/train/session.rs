@@ -123,7 +123,8 @@ impl Session {
         Ok(uploaded)
     }
 
-    /// This process's rows of a batch cut over its replicas: samples, minimum, range, labels, weights.
+    /// This process's rows of a batch cut over its replicas: samples (or places), minimum, range,
+    /// labels, weights.
     ///
     /// # Errors
     /// When a device has no room.
@@ -131,13 +132,17 @@ impl Session {
         let (rows, model) = (batch.rows(), &config.model);
         let windows = [rows, model.window, model.channels];
         let (runtime, replicas) = (&self.runtime, self.share.replicas.len());
-        let samples = match &batch.samples {
+        let first = match &batch.samples {
+            // Every replica looks for all rows among the windows it holds.
+            _ if !batch.places.is_empty() => {
+                self.replicate_one(&HostTensor::from_i32(&batch.places, &[rows]))?
+            }
             Samples::I16(samples) => runtime.shard_values(samples, &windows, replicas)?,
             Samples::F32(samples) => runtime.shard_values(samples, &windows, replicas)?,
         };
         let per_channel = [rows, model.channels];
         Ok(vec![
-            samples,
+            first,
             runtime.shard_values(&batch.minimum, &per_channel, replicas)?,
             runtime.shard_values(&batch.range, &per_channel, replicas)?,
             runtime.shard_values(&batch.labels, &[rows], replicas)?,

@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use crate::data::Batch;
+use crate::model::execution::Execution;
 use crate::model::files::OptimizerState;
 use crate::model::step::{METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
@@ -97,7 +98,10 @@ pub struct Outcome {
 pub struct Trainer<'a> {
     session: &'a Session,
     config: StepConfig,
+    execution: Execution,
     program: Program,
+    /// The windows that the execution looks into, where the devices hold them.
+    held: Option<Replicated>,
     /// In the order of [`State`]; empty only while a step has it, or after one has failed.
     state: Vec<Replicated>,
     /// Steps launched.
@@ -134,7 +138,20 @@ impl<'a> Trainer<'a> {
             bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
         };
         state.push(session.replicate_one(&HostTensor::scalar_i32(count))?);
-        Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
+        let (execution, config) = (Execution::default(), config.clone());
+        Ok(Self { session, config, execution, program, held: None, state, iteration: count as u64 })
+    }
+
+    /// With a program that was built for this execution, and the windows it looks into.
+    #[must_use]
+    pub fn with_execution(mut self, execution: Execution, held: Option<Replicated>) -> Self {
+        (self.execution, self.held) = (execution, held);
+        self
+    }
+
+    /// Steps that one launch takes at most.
+    pub fn steps_at_once(&self) -> usize {
+        self.execution.steps
     }
 
     /// Whether the job has no other process, which would have to launch the same steps.
@@ -153,7 +170,7 @@ impl<'a> Trainer<'a> {
     /// When the devices fail; the state is then lost.
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
         let batch = self.upload(batch)?;
-        Ok(self.launch(batch, false)?.wait()?[0].totals)
+        Ok(self.launch(&[batch], false)?.wait()?[0].totals)
     }
 
     /// A batch on the devices, for [`Self::launch`].
@@ -164,21 +181,31 @@ impl<'a> Trainer<'a> {
         self.session.upload_rows(batch, &self.config)
     }
 
-    /// Starts one optimizer step and does not wait for it. `stop` tells all processes of the job that this one was
-    /// asked to stop.
+    /// Starts one optimizer step for each batch, at most as many as an execution takes, and does not wait for them.
+    /// `stop` tells all processes of the job that this one was asked to stop.
     ///
     /// # Errors
-    /// When it cannot be started; the state is then lost.
-    pub fn launch(&mut self, mut batch: Uploaded, stop: bool) -> Result<Launched> {
-        batch.push(self.session.flag(stop)?);
+    /// When they cannot be started; the state is then lost.
+    pub fn launch(&mut self, batches: &[Uploaded], stop: bool) -> Result<Launched> {
+        let (steps, most) = (batches.len(), self.execution.steps);
+        let Some(last) = batches.last().filter(|_| steps <= most) else {
+            bail!("{steps} batches for an execution of 1 to {most} steps");
+        };
+        // What is behind the count is never looked at.
+        let rest = std::iter::repeat_n(last, most - steps);
+        let mut flags = vec![self.session.flag(stop)?];
+        if self.execution.is_counted() {
+            flags.push(self.session.replicate_one(&HostTensor::scalar_i32(steps as i32))?);
+        }
+        let inputs = batches.iter().chain(rest).flatten().chain(&flags).chain(&self.held).map(Arg::Borrow);
         let state = std::mem::take(&mut self.state);
-        let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
+        let arguments = state.into_iter().map(Arg::Donate).chain(inputs).collect();
         let mut outputs = self.program.execute(arguments)?;
         let metrics = outputs.pop();
         self.state = outputs;
-        self.iteration += 1;
+        self.iteration += steps as u64;
         let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
-        Ok(Launched { steps: 1, last: self.iteration, metrics })
+        Ok(Launched { steps, last: self.iteration, metrics })
     }
 
     /// The variables on the devices, moving statistics included.

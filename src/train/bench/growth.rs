@@ -12,14 +12,12 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
-/// Windows in a step.
-const BATCHES: [usize; 5] = [8, 16, 32, 64, 128];
-/// Samples in a window.
-const WINDOWS: [usize; 7] = [1_250, 2_500, 5_000, 10_000, 20_000, 40_000, 80_000];
+/// Windows in a step where the command line does not say.
+const BATCH: usize = 32;
+/// Sizes of batch and window as parts of the command line's, in quarters and in eighths.
+const QUARTERS: [usize; 5] = [1, 2, 4, 8, 16];
+const EIGHTHS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const SLICES: [usize; 4] = [1, 2, 4, 8];
-/// Windows in a step while the windows grow, and while the slices do.
-const BATCH_OF_WINDOWS: usize = 8;
-const BATCH_OF_SLICES: usize = 32;
 
 /// One configuration.
 struct Point {
@@ -31,10 +29,15 @@ struct Point {
 /// Measures every configuration, prints the table.
 pub(super) fn run(args: &BenchArgs, stop: &Stop) -> Result<()> {
     let slices = args.platform.slices;
-    let by_batch = BATCHES.map(|batch| Point { batch, window: args.window, slices });
-    let by_window = WINDOWS.map(|window| Point { batch: BATCH_OF_WINDOWS, window, slices });
-    let by_slices =
-        SLICES.map(|slices| Point { batch: BATCH_OF_SLICES, window: args.window, slices: Some(slices) });
+    let (batch, window) = (args.batch_size.unwrap_or(BATCH), args.window);
+    let quarter = (batch / 4).max(1);
+    let by_batch: Vec<Point> =
+        QUARTERS.iter().map(|times| Point { batch: quarter * times, window, slices }).collect();
+    let by_window: Vec<Point> =
+        EIGHTHS.iter().map(|times| Point { batch: quarter, window: window * times / 8, slices }).collect();
+    let dividing = SLICES.iter().filter(|&slices| batch.is_multiple_of(*slices));
+    let by_slices: Vec<Point> =
+        dividing.map(|&slices| Point { batch, window, slices: Some(slices) }).collect();
     let groups: [(&str, &[Point]); 3] =
         [("batch", &by_batch), ("window", &by_window), ("slices", &by_slices)];
     let names = ["batch", "window", "slices", "ms a window", "CPU ms a window", "windows/s", "peak MiB"];

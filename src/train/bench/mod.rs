@@ -11,6 +11,7 @@ mod product;
 mod report;
 mod synthetic;
 
+use super::cache::Place;
 use super::dataset::{self, Dataset};
 use super::memory;
 use super::pipeline::{IN_FLIGHT, Pipeline};
@@ -19,7 +20,8 @@ use super::stop::Stop;
 use super::trainer::Trainer;
 use crate::cli::{BenchArgs, DataArgs};
 use crate::config::TrainConfig;
-use crate::data::{Loader, Plan};
+use crate::data::{Loader, Plan, SampleSource};
+use crate::model::execution::Execution;
 use crate::model::network::BatchNormScope;
 use crate::model::optimizer::{Adam, LearningRate};
 use crate::model::step::StepConfig;
@@ -74,8 +76,17 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
     let config = step_config(args, &session, data.as_ref())?;
     eprintln!("platform       {}", session.describe());
 
+    let place = match &data {
+        Some(data) => {
+            let (place, kept) = Place::choose(args.cache, &session, data)?;
+            eprintln!("windows kept   in {kept}");
+            place
+        }
+        None => Place::Shards,
+    };
+    let execution = Execution { steps: args.steps_per_execution, held: place.held() };
     let began = Instant::now();
-    let program = memory::compile_step(&session, &config)?;
+    let program = memory::compile_step(&session, &config, &execution)?;
     let (compile_seconds, planned) = (program.compile_seconds(), program.memory());
     let weights = initialize::initial(&config.model, SEED);
     let mut trainer = Trainer::new(&session, &config, program, &weights, None)?;
@@ -83,7 +94,9 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
     let timing = match &data {
         None => on_synthetic_windows(args, &session, &config, &mut trainer, began, stop)?,
         Some(data) => {
-            let (timing, share) = on_data(args, &session, data, &mut trainer, began, stop)?;
+            let cache = place.fill(&session, data)?;
+            trainer = trainer.with_execution(execution, cache.held);
+            let (timing, share) = on_data(args, &session, data, cache.source, &mut trainer, began, stop)?;
             waiting_share = Some(share);
             timing
         }
@@ -91,7 +104,7 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
     let peak_mib = process::peak_mib();
     let matmul_flops = product::rate(&session, config.precision)?;
 
-    let windows = (args.steps * session.batch_size) as f64;
+    let timed = timing.step_seconds.len() * args.steps_per_execution * session.batch_size;
     let mut report = Report {
         peer: "tpu-train".into(),
         platform: session.runtime.platform().to_string(),
@@ -105,7 +118,7 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
         startup_seconds: timing.startup_seconds,
         step_seconds: timing.step_seconds,
         waiting_share,
-        cpu_ms_per_window: timing.cpu_seconds.map(|seconds| 1e3 * seconds / windows),
+        cpu_ms_per_window: timing.cpu_seconds.map(|seconds| 1e3 * seconds / timed as f64),
         peak_rss_mb: peak_mib,
         planned_mb: planned.map(|memory| memory.total() as f64 / f64::from(1 << 20)),
         matmul_gflops: matmul_flops / 1e9,
@@ -128,7 +141,7 @@ fn on_synthetic_windows(
         .map(|number| synthetic::batch(&config.model, session.own_rows().len(), number))
         .collect();
     let mut turns = batches.iter().cycle();
-    time(args, began, || match turns.next() {
+    time(args, 1, began, || match turns.next() {
         Some(batch) if !stop.requested() => trainer.step(batch).map(drop),
         _ => bail!("stopped before the last step"),
     })
@@ -139,23 +152,29 @@ fn on_data(
     args: &BenchArgs,
     session: &Session,
     data: &Dataset,
+    source: SampleSource,
     trainer: &mut Trainer<'_>,
     began: Instant,
     stop: &Stop,
 ) -> Result<(Timing, f64)> {
     let plan = Plan::new(data.split.train.clone(), session.batch_size, SEED.into(), true)?;
-    // More than are timed, so that the last of those has another one behind it as well.
-    let (own, steps) = (session.own_rows(), (args.warmup + args.steps + IN_FLIGHT) as u64);
+    // More launches than are timed, so that the last of those has another one behind it as well.
+    let at_once = args.steps_per_execution;
+    let steps = ((args.warmup + calls(args, at_once) + IN_FLIGHT) * at_once) as u64;
+    let own = session.own_rows();
     let (prepared, table) = (Arc::clone(&data.prepared), Arc::clone(&data.table));
-    let loader = Loader::start(prepared, table, own.len(), plan.steps_of(own.clone(), 0, steps));
+    let batches = plan.steps_of(own.clone(), 0, steps);
+    let loader = Loader::start_from(source, prepared, table, own.len(), batches);
     let mut pipeline = Pipeline::new(trainer, loader, steps);
-    let mut taken = 0;
-    let timing = time(args, began, || {
-        if pipeline.next(stop.requested())?.is_none() {
-            bail!("stopped before the last step");
+    let mut launches = 0;
+    let timing = time(args, at_once, began, || {
+        for _ in 0..at_once {
+            if pipeline.next(stop.requested())?.is_none() {
+                bail!("stopped before the last step");
+            }
         }
-        taken += 1;
-        if taken == args.warmup {
+        launches += 1;
+        if launches == args.warmup {
             pipeline.take_clock();
         }
         Ok(())
@@ -163,22 +182,32 @@ fn on_data(
     Ok((timing, pipeline.take_clock().waiting_share()))
 }
 
-/// Times `step`, after as many calls as the warm-up asks for.
-fn time(args: &BenchArgs, began: Instant, mut step: impl FnMut() -> Result<()>) -> Result<Timing> {
-    step()?;
+/// Times `advance`, which takes `at_once` steps, after as many calls as the warm-up asks for.
+fn time(
+    args: &BenchArgs,
+    at_once: usize,
+    began: Instant,
+    mut advance: impl FnMut() -> Result<()>,
+) -> Result<Timing> {
+    advance()?;
     let (first_seconds, startup_seconds) = (began.elapsed().as_secs_f64(), process::age_seconds());
     for _ in 1..args.warmup {
-        step()?;
+        advance()?;
     }
     let cpu_before = process::cpu_seconds();
-    let mut step_seconds = Vec::with_capacity(args.steps);
-    for _ in 0..args.steps {
+    let mut step_seconds = Vec::with_capacity(calls(args, at_once));
+    for _ in 0..calls(args, at_once) {
         let began = Instant::now();
-        step()?;
-        step_seconds.push(began.elapsed().as_secs_f64());
+        advance()?;
+        step_seconds.push(began.elapsed().as_secs_f64() / at_once as f64);
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     Ok(Timing { first_seconds, startup_seconds, step_seconds, cpu_seconds })
+}
+
+/// Calls that take the steps asked for, `at_once` each.
+fn calls(args: &BenchArgs, at_once: usize) -> usize {
+    args.steps.div_ceil(at_once)
 }
 
 /// All labelled windows of a prepared set or a download.
