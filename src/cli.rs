@@ -346,6 +346,9 @@ pub struct BenchArgs {
     /// Leave the HLO of the training step before and after optimization in this folder
     #[arg(long, value_name = "DIR")]
     pub xla_dump: Option<PathBuf>,
+    /// Leave out the speed of a plain product, which the steps are held against
+    #[arg(long)]
+    pub no_product: bool,
     /// Print the results as one JSON object on stdout
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,7 @@ mod events;
 mod export;
 mod files;
 mod golden;
+mod hosts;
 mod pjrt;
 mod precision;
 mod readme;

@@ -85,6 +85,26 @@ impl Dataset {
         self.prepared.recordings().first().map_or(0.0, |recording| recording.shard.sampling_rate)
     }
 
+    /// What two processes have in common that learn from the same windows: the recordings' names and checksums, their
+    /// classes, the cut into windows and the deal of the parts.
+    pub fn fingerprint(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for recording in self.prepared.recordings() {
+            bytes.extend(recording.shard.name.as_bytes());
+            bytes.extend(recording.shard.crc32.to_le_bytes());
+        }
+        for window in &self.table.windows {
+            bytes.extend(window.start.to_le_bytes());
+            bytes.extend([window.recording, window.label].map(u32::to_le_bytes).concat());
+        }
+        for part in [&self.split.train, &self.split.validation, &self.split.test] {
+            bytes.extend((part.len() as u64).to_le_bytes());
+            bytes.extend(part.iter().flat_map(|index| index.to_le_bytes()));
+        }
+        bytes.extend(self.table.classes.join("\n").as_bytes());
+        bytes
+    }
+
     /// The windows and their classes, for the run header.
     pub fn describe(&self) -> String {
         format!(

@@ -4,6 +4,7 @@
 //! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
 //! computes happens on the devices; the loop feeds batches and reads three numbers back.
 
+pub mod agreement;
 pub mod bench;
 mod cache;
 pub mod dataset;
@@ -14,12 +15,14 @@ mod memory;
 pub mod pipeline;
 pub mod plugin;
 pub mod predict;
+mod reporter;
 mod run;
 mod saved;
 pub mod session;
 mod start;
 pub mod stop;
 pub mod trainer;
+pub mod watchdog;
 
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
@@ -28,6 +31,7 @@ use dataset::Dataset;
 use run::Run;
 use session::Session;
 use stop::Stop;
+use watchdog::{Phase, Watchdog};
 
 /// The subcommand `train`.
 ///
@@ -36,9 +40,12 @@ use stop::Stop;
 pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let mut config = TrainConfig::resolve(args)?;
     let dataset = Dataset::for_training(args, &config, stop)?;
+    let watchdog = Watchdog::start();
+    let starting = watchdog.enter(Phase::Initialise);
     let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
+    drop(starting);
     config.batch_size = Some(session.batch_size);
-    let mut run = Run::start(args, &config, &dataset, &session, stop)?;
+    let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;
     while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
         run.validate(epoch)?;

@@ -54,6 +54,11 @@ impl<'r, 's> Pipeline<'r, 's> {
         Self { trainer, loader, clock: Clock::default(), left: steps, launched, outcomes }
     }
 
+    /// Whether the next outcome is there already, having come together with the last.
+    pub fn has_outcome(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
     /// Where the time went since the last call.
     pub fn take_clock(&mut self) -> Clock {
         std::mem::take(&mut self.clock)

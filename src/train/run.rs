@@ -1,31 +1,32 @@
 //! One training run: its programs, its logs, its model.
 
+use super::agreement::Agreement;
 use super::cache::Place;
 use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
 use super::machine::Machine;
 use super::memory;
 use super::pipeline::{Clock, Pipeline};
+use super::reporter::Reporter;
 use super::session::Session;
 use super::start::{Record, Start};
 use super::stop::Stop;
 use super::trainer::{Totals, Trainer};
+use super::watchdog::{Phase, Watchdog};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::data::{CHANNELS, Loader, Plan, SampleSource};
-use crate::events::{EvaluationMetrics, KerasLog, TrainMetrics, image, run_name};
+use crate::events::{EvaluationMetrics, TrainMetrics};
 use crate::model::ModelConfig;
 use crate::model::execution::Execution;
 use crate::model::files::{self, ModelDetails, SavedModel};
 use crate::model::optimizer::Adam;
-use crate::model::step::StepConfig;
-use crate::report::progress::Progress;
+use crate::model::step::{self, StepConfig};
 use anyhow::{Context, Result, bail};
+use prost::Message;
 use serde_json::{Value, json};
-use std::io::Stderr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// A run under way.
 pub(super) struct Run<'a> {
@@ -35,13 +36,16 @@ pub(super) struct Run<'a> {
     machine: Machine,
     step: StepConfig,
     stop: &'a Stop,
+    /// Whether a step or an evaluation has said that a process was asked to stop.
+    stopped: bool,
+    watchdog: &'a Watchdog,
     trainer: Trainer<'a>,
     evaluator: Evaluator<'a>,
     plan: Plan,
     /// Of the training windows' samples.
     source: SampleSource,
-    log: KerasLog,
-    progress: Progress<Stderr>,
+    /// In the one process that writes.
+    reporter: Option<Reporter>,
     /// Of the epoch in hand.
     training: Totals,
     validation: Option<EvaluationMetrics>,
@@ -51,45 +55,55 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Compiles the programs, puts the initial state on the devices, prints the header.
+    /// Compiles the programs, has the processes of the job agree on what they do, puts the initial state on the
+    /// devices, prints the header.
     ///
     /// # Errors
-    /// When a setting does not fit the data, a step does not fit into memory, or nothing can be written.
+    /// When a setting does not fit the data, a step does not fit into memory, the processes differ, or nothing can be
+    /// written.
     pub(super) fn start(
         args: &TrainArgs,
         config: &'a TrainConfig,
         dataset: &'a Dataset,
         session: &'a Session,
         stop: &'a Stop,
+        watchdog: &'a Watchdog,
     ) -> Result<Self> {
-        check_out(&config.out)?;
+        if session.share.writes() {
+            check_out(&config.out)?;
+        }
         let machine = Machine::of(session)?;
         let start = Start::of(args, config, dataset, &machine)?;
         let step = step_config(config, &start.model, dataset, session);
         let plan =
             Plan::new(dataset.split.train.clone(), session.batch_size, config.seed.into(), config.shuffle)?;
-        let log = KerasLog::create(
-            &config.logdir,
-            &run_name(SystemTime::now()),
-            Some(&files::model_json(&step.model)),
-        )?;
-        eprintln!("platform       {}\nmachine        {machine}", session.describe());
-        eprintln!("data           {}\n{config}", dataset.describe());
-        eprintln!("logs           {}\nmodel          {}", log.folder().display(), config.out.display());
-        eprintln!("weights        {}", start.origin);
+        let reporter = Reporter::of(session, config, &step.model)?;
+        if let Some(reporter) = &reporter {
+            eprintln!("platform       {}\nmachine        {machine}", session.describe());
+            eprintln!("data           {}\n{config}", dataset.describe());
+            eprintln!("logs           {}", reporter.folder().display());
+            eprintln!("model          {}\nweights        {}", config.out.display(), start.origin);
+        }
 
         let (place, kept) = Place::choose(args.cache, session, dataset)?;
-        let execution = Execution { steps: args.steps_per_execution, held: place.held() };
-        eprintln!("windows kept   in {kept}");
-
+        let execution = Execution { steps: config.steps_per_execution, held: place.held() };
+        let compiling = watchdog.enter(Phase::Compile);
         let program = memory::compile_step(session, &step, &execution)?;
-        let compiling = program.compile_seconds();
+        let seconds = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
+        drop(compiling);
+        let agreeing = watchdog.enter(Phase::FirstStep);
+        agree(session, config, dataset, &step)?;
+        let start = start.of_first(session, &step.optimizer)?;
+        drop(agreeing);
         let cache = place.fill(session, dataset)?;
         let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?
             .with_execution(execution, cache.held);
-        eprintln!("compiled       in {compiling:.1} s; a step needs {memory:.2} GB a replica");
+        if reporter.is_some() {
+            eprintln!("windows kept   in {kept}");
+            eprintln!("compiled       in {seconds:.1} s; a step needs {memory:.2} GB a replica");
+        }
         Ok(Self {
             config,
             dataset,
@@ -97,12 +111,13 @@ impl<'a> Run<'a> {
             machine,
             step,
             stop,
+            stopped: false,
+            watchdog,
             trainer,
             evaluator,
             plan,
             source: cache.source,
-            log,
-            progress: Progress::stderr(),
+            reporter,
             training: start.epoch_so_far,
             validation: None,
             history: Vec::new(),
@@ -117,7 +132,12 @@ impl<'a> Run<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop.requested() || self.config.steps.is_some_and(|steps| self.trainer.iteration() >= steps)
+        self.is_stopped() || self.config.steps.is_some_and(|steps| self.trainer.iteration() >= steps)
+    }
+
+    /// Whether the run ends here, the same in every process: several processes go by what a step has told all of them.
+    fn is_stopped(&self) -> bool {
+        self.stopped || self.session.share.is_whole() && self.stop.requested()
     }
 
     /// One pass over the training windows, or what a stopped run has left of it.
@@ -141,10 +161,19 @@ impl<'a> Run<'a> {
             own.len(),
             self.plan.steps_of(own.clone(), first, last),
         );
-        self.progress.begin_epoch(epoch + 1, self.config.epochs, steps);
+        if let Some(reporter) = &mut self.reporter {
+            reporter.begin_epoch(epoch, self.config.epochs, steps);
+        }
         let mut windows = 0;
         let mut pipeline = Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first));
-        while let Some((step, outcome)) = pipeline.next(self.stop.requested())? {
+        let mut phase = if self.clock.total.is_zero() { Phase::FirstStep } else { Phase::Step };
+        loop {
+            // Steps that ended together with the one before take no time.
+            let watched = (!pipeline.has_outcome()).then(|| self.watchdog.enter(phase));
+            let Some((step, outcome)) = pipeline.next(self.stop.requested())? else { break };
+            drop(watched);
+            phase = Phase::Step;
+            self.stopped |= outcome.stopped;
             self.training.add(&outcome.totals);
             windows += outcome.totals.windows();
             if !self.training.loss().is_finite() {
@@ -155,8 +184,10 @@ impl<'a> Run<'a> {
                     self.config.out.display()
                 );
             }
-            let metrics = [("accuracy", self.training.accuracy()), ("loss", self.training.loss())];
-            self.progress.step(step - epoch * steps, windows, &metrics);
+            if let Some(reporter) = &mut self.reporter {
+                let (accuracy, loss) = (self.training.accuracy(), self.training.loss());
+                reporter.step(step - epoch * steps, windows, accuracy, loss);
+            }
         }
         self.clock.add(pipeline.take_clock());
         Ok(())
@@ -168,7 +199,7 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     pub(super) fn validate(&mut self, epoch: u64) -> Result<()> {
         self.validation = None;
-        if !self.stop.requested() {
+        if !self.is_stopped() {
             let validated = self.evaluate(&self.dataset.split.validation)?;
             self.validation = validated.map(|evaluation| EvaluationMetrics {
                 accuracy: evaluation.accuracy(),
@@ -181,34 +212,40 @@ impl<'a> Run<'a> {
             // Keras logs the rate that the next step will take.
             learning_rate: self.config.learning_rate.at(self.trainer.iteration()),
         };
-        let mut line = vec![("accuracy", train.accuracy), ("loss", train.loss)];
         let mut entry = json!({ "epoch": epoch, "loss": train.loss, "accuracy": train.accuracy });
         if let Some(validation) = &self.validation {
-            line.extend([("val_accuracy", validation.accuracy), ("val_loss", validation.loss)]);
             entry["val_loss"] = validation.loss.into();
             entry["val_accuracy"] = validation.accuracy.into();
-            self.log.validation(self.trainer.iteration(), validation)?;
         }
-        self.log.epoch(epoch, &train, self.validation.as_ref())?;
-        self.progress.end_epoch(&line);
         self.history.push(entry);
+        if let Some(reporter) = &mut self.reporter {
+            reporter.end_epoch(epoch, self.trainer.iteration(), &train, self.validation.as_ref())?;
+        }
         Ok(())
     }
 
     /// The evaluation of a part; `None` where the part is empty or the run was stopped meanwhile.
-    fn evaluate(&self, windows: &[u32]) -> Result<Option<Evaluation>> {
+    fn evaluate(&mut self, windows: &[u32]) -> Result<Option<Evaluation>> {
         if windows.is_empty() {
             return Ok(None);
         }
+        let batches = windows.len().div_ceil(self.session.batch_size) as u64;
+        let _watched = self.watchdog.enter(Phase::Evaluate { batches });
         let Dataset { prepared, table, .. } = self.dataset;
-        self.evaluator.run(self.trainer.variables(), prepared, table, windows, self.stop)
+        let evaluation = self.evaluator.run(self.trainer.variables(), prepared, table, windows, self.stop)?;
+        self.stopped |= evaluation.is_none();
+        Ok(evaluation)
     }
 
-    /// The model as it is now, whole on disk or not at all.
+    /// The model as it is now, whole on disk or not at all; written by one process.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub(super) fn save(&self) -> Result<()> {
+        if !self.session.share.writes() {
+            return Ok(());
+        }
+        let _watched = self.watchdog.enter(Phase::Save);
         let (weights, optimizer) = self.trainer.fetch()?;
         let details = ModelDetails {
             class_names: self.dataset.table.classes.clone(),
@@ -239,10 +276,10 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     pub(super) fn finish(mut self, as_json: bool) -> Result<()> {
         let (out, steps) = (self.config.out.display(), self.trainer.iteration());
-        if self.stop.requested() && self.history.is_empty() {
+        if self.is_stopped() && self.history.is_empty() {
             bail!("stopped before the first step; {out} is as it was");
         }
-        if self.stop.requested() {
+        if self.is_stopped() {
             bail!("stopped after step {steps}; {out} holds the model of that step");
         }
         let split = &self.dataset.split;
@@ -254,9 +291,9 @@ impl<'a> Run<'a> {
         let Some(evaluation) = self.evaluate(windows)? else {
             bail!("stopped before the last evaluation; {out} holds the model of step {steps}");
         };
+        let Some(mut reporter) = self.reporter.take() else { return Ok(()) };
         let confusion = evaluation.confusion(&self.dataset.table.classes)?;
-        let picture = image::confusion_matrix(confusion.counts());
-        self.log.train_writer().image(&format!("confusion_matrix_{part}"), steps, &picture)?;
+        reporter.confusion(part, steps, &confusion)?;
         eprintln!("waited for data {:.1} % of the steps' time", 100.0 * self.clock.waiting_share());
         if as_json {
             let summary = json!({
@@ -269,7 +306,7 @@ impl<'a> Run<'a> {
                 "loss": evaluation.loss,
                 "metrics": confusion.metrics(),
                 "model": self.config.out,
-                "logs": self.log.folder(),
+                "logs": reporter.folder(),
                 "settings": self.config,
                 "machine": self.machine,
             });
@@ -279,6 +316,21 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// Refuses a job whose processes would not train the same model.
+fn agree(session: &Session, config: &TrainConfig, dataset: &Dataset, step: &StepConfig) -> Result<()> {
+    if session.share.is_whole() {
+        return Ok(());
+    }
+    let programs = [step::train_step(step)?.module, step::evaluate(step)?.module];
+    let programs: Vec<u8> = programs.iter().flat_map(Message::encode_to_vec).collect();
+    Agreement::default()
+        .on("the number of processes", &session.share.processes.to_le_bytes())
+        .on("the settings", &serde_json::to_vec(config)?)
+        .on("the windows", &dataset.fingerprint())
+        .on("the programs (HLO)", &programs)
+        .check(session)
 }
 
 fn step_config(

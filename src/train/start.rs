@@ -1,13 +1,16 @@
 //! Where a run begins: with weights drawn or read, or where a run that was stopped left off.
 
+use super::agreement;
 use super::dataset::Dataset;
 use super::machine::Machine;
 use super::saved;
-use super::trainer::Totals;
+use super::session::Session;
+use super::trainer::{Totals, zeros};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::model::files::{self, Contents, OptimizerState, SavedModel};
-use crate::model::{ModelConfig, NamedTensor, initialize};
+use crate::model::optimizer::Adam;
+use crate::model::{ModelConfig, NamedTensor, VariableSpec, initialize, trainable_variables, variables};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -75,6 +78,63 @@ impl Start {
             );
         }
         Ok(start)
+    }
+
+    /// The state that process 0 of the job begins with, whatever this one has: a host may hold no saved model, or an
+    /// old one. All processes must have agreed on the network before.
+    ///
+    /// # Errors
+    /// When the devices fail.
+    pub(super) fn of_first(self, session: &Session, adam: &Adam) -> Result<Self> {
+        if session.share.is_whole() {
+            return Ok(self);
+        }
+        let words = self.to_words().repeat(session.share.replicas.len());
+        self.with_words(&agreement::of_first(session, &words)?, adam)
+    }
+
+    /// Sums of the epoch in hand, steps taken, weights and moments, as bits.
+    fn to_words(&self) -> Vec<i32> {
+        let iteration = self.optimizer.as_ref().map_or(0, |optimizer| optimizer.iteration);
+        let mut words: Vec<i32> = self.epoch_so_far.to_words().collect();
+        words.extend([iteration as i32, (iteration >> 32) as i32]);
+        let moments = match &self.optimizer {
+            Some(optimizer) => [&optimizer.first_moments[..], &optimizer.second_moments[..]].concat(),
+            None => {
+                let specs = trainable_variables(&self.model);
+                specs.iter().chain(&specs).map(zeros).collect()
+            }
+        };
+        let values = self.weights.iter().chain(&moments).flat_map(|tensor| &tensor.values);
+        words.extend(values.map(|value| value.to_bits() as i32));
+        words
+    }
+
+    /// This start with the state that [`Self::to_words`] was made of.
+    fn with_words(self, words: &[i32], adam: &Adam) -> Result<Self> {
+        let Some((epoch_so_far, [low, high, values @ ..])) = words.split_first_chunk() else {
+            bail!("process 0 sent no state");
+        };
+        let mut values = values.iter().map(|&bits| f32::from_bits(bits as u32));
+        let mut read = |specs: Vec<VariableSpec>| -> Vec<NamedTensor> {
+            let tensor = |spec: VariableSpec| {
+                let own = values.by_ref().take(spec.elements()).collect();
+                NamedTensor { name: spec.name, dims: spec.dims, values: own }
+            };
+            specs.into_iter().map(tensor).collect()
+        };
+        let weights = read(variables(&self.model));
+        let optimizer = OptimizerState {
+            iteration: i64::from(*low as u32) | i64::from(*high) << 32,
+            learning_rate: adam.learning_rate,
+            first_moments: read(trainable_variables(&self.model)),
+            second_moments: read(trainable_variables(&self.model)),
+            beta_1: adam.beta_1,
+            beta_2: adam.beta_2,
+            epsilon: adam.epsilon,
+        };
+        let epoch_so_far = Totals::from_words(*epoch_so_far);
+        Ok(Self { weights, optimizer: Some(optimizer), epoch_so_far, ..self })
     }
 
     /// Weights of a file, in layers of its sizes; the optimizer starts anew.
@@ -165,4 +225,48 @@ fn same_run(saved: &SavedModel, run: &Value, config: &TrainConfig, dataset: &Dat
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::optimizer::LearningRate;
+
+    fn start(seed: u32, optimizer: Option<OptimizerState>) -> Start {
+        let model = ModelConfig::new(40, 2, 3);
+        let weights = initialize::initial(&model, seed);
+        Start { model, weights, optimizer, epoch_so_far: Totals::default(), origin: String::new() }
+    }
+
+    #[test]
+    fn a_state_sent_as_words_replaces_another_bit_for_bit() {
+        let adam = Adam::new(LearningRate::Constant(1e-3));
+        let moments = |sign: f32| -> Vec<NamedTensor> {
+            let mut moments: Vec<NamedTensor> =
+                trainable_variables(&ModelConfig::new(40, 2, 3)).iter().map(zeros).collect();
+            moments.iter_mut().flat_map(|tensor| &mut tensor.values).for_each(|value| *value = sign * 1e-30);
+            moments
+        };
+        let optimizer = OptimizerState {
+            iteration: (1 << 40) + 7,
+            learning_rate: adam.learning_rate,
+            first_moments: moments(-1.0),
+            second_moments: moments(1.0),
+            beta_1: adam.beta_1,
+            beta_2: adam.beta_2,
+            epsilon: adam.epsilon,
+        };
+        let mut sent = start(1, Some(optimizer.clone()));
+        sent.epoch_so_far = Totals::from_words([7, -1, 3, 1 << 30, 0, i32::MIN]);
+        let received = start(2, None).with_words(&sent.to_words(), &adam).unwrap();
+        assert_eq!(received.optimizer, Some(optimizer));
+        assert!(received.weights == sent.weights);
+        assert!(received.epoch_so_far.to_words().eq([7, -1, 3, 1 << 30, 0, i32::MIN]));
+
+        // A fresh start is sent with the state that its trainer would begin with.
+        let fresh = start(2, None).with_words(&start(1, None).to_words(), &adam).unwrap();
+        let state = fresh.optimizer.unwrap();
+        let mut values = state.first_moments.iter().chain(&state.second_moments).flat_map(|m| &m.values);
+        assert!(state.iteration == 0 && values.all(|&value| value.to_bits() == 0));
+    }
 }

@@ -19,6 +19,19 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// The sums' bits.
+    pub(super) fn to_words(self) -> impl Iterator<Item = i32> {
+        let halves = |sum: f64| [sum.to_bits() as i32, (sum.to_bits() >> 32) as i32];
+        [self.loss, self.correct, self.weight].into_iter().flat_map(halves)
+    }
+
+    /// What [`Self::to_words`] was made of.
+    pub(super) fn from_words(words: [i32; 6]) -> Self {
+        let sum =
+            |at: usize| f64::from_bits(u64::from(words[at] as u32) | u64::from(words[at + 1] as u32) << 32);
+        Self { loss: sum(0), correct: sum(2), weight: sum(4) }
+    }
+
     /// Mean loss of a window.
     pub fn loss(&self) -> f64 {
         self.loss / self.weight
@@ -252,6 +265,7 @@ impl Drop for Trainer<'_> {
     }
 }
 
-fn zeros(spec: &VariableSpec) -> NamedTensor {
+/// A tensor of zeros for a variable.
+pub(super) fn zeros(spec: &VariableSpec) -> NamedTensor {
     NamedTensor { name: spec.name.clone(), dims: spec.dims.clone(), values: vec![0.0; spec.elements()] }
 }

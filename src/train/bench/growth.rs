@@ -82,7 +82,7 @@ fn row(report: &Report) -> [String; 7] {
 
 fn measure(args: &BenchArgs, point: &Point) -> Result<Report> {
     let mut command = Command::new(std::env::current_exe().context("this program is nowhere to be found")?);
-    command.args(["bench", "--json"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.args(["bench", "--json", "--no-product"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut number = |option: &str, value: usize| {
         command.arg(option).arg(value.to_string());
     };

@@ -102,7 +102,10 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
         }
     };
     let peak_mib = process::peak_mib();
-    let matmul_flops = product::rate(&session, config.precision)?;
+    let matmul_flops = match args.no_product {
+        true => None,
+        false => Some(product::rate(&session, config.precision)?),
+    };
 
     let timed = timing.step_seconds.len() * args.steps_per_execution * session.batch_size;
     let mut report = Report {
@@ -121,7 +124,7 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
         cpu_ms_per_window: timing.cpu_seconds.map(|seconds| 1e3 * seconds / timed as f64),
         peak_rss_mb: peak_mib,
         planned_mb: planned.map(|memory| memory.total() as f64 / f64::from(1 << 20)),
-        matmul_gflops: matmul_flops / 1e9,
+        matmul_gflops: matmul_flops.map(|flops| flops / 1e9),
         ..Report::default()
     };
     report.summarize(flops::training_flops(&config.model, session.batch_size));

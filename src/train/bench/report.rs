@@ -40,8 +40,8 @@ pub(super) struct Report {
     /// Of the median step, by the network's products alone.
     pub(super) gflops: f64,
     /// Of a square product in the same process.
-    pub(super) matmul_gflops: f64,
-    pub(super) matmul_share: f64,
+    pub(super) matmul_gflops: Option<f64>,
+    pub(super) matmul_share: Option<f64>,
 }
 
 impl Report {
@@ -55,7 +55,7 @@ impl Report {
         (self.best_step_seconds, self.median_step_seconds) = (best, median);
         (self.windows_per_second, self.median_windows_per_second) = (batch / best, batch / median);
         self.gflops = flops / median / 1e9;
-        self.matmul_share = self.gflops / self.matmul_gflops;
+        self.matmul_share = self.matmul_gflops.map(|product| self.gflops / product);
     }
 }
 
@@ -87,14 +87,12 @@ impl fmt::Display for Report {
         let peak = or_unknown(self.peak_rss_mb, |mb| format!("{mb:.0} MiB"));
         let planned = or_unknown(self.planned_mb, |mb| format!("{mb:.0} MiB"));
         writeln!(f, "memory         peak {peak}; the compiler plans {planned} a replica")?;
-        writeln!(
-            f,
-            "work           {:.1} GFLOP/s, {:.0} % of the {:.0} of a product of {size} x {size}",
-            self.gflops,
-            100.0 * self.matmul_share,
-            self.matmul_gflops,
-            size = product::SIZE
-        )?;
+        write!(f, "work           {:.1} GFLOP/s", self.gflops)?;
+        if let (Some(product), Some(share)) = (self.matmul_gflops, self.matmul_share) {
+            let (share, size) = (100.0 * share, product::SIZE);
+            write!(f, ", {share:.0} % of the {product:.0} of a product of {size} x {size}")?;
+        }
+        writeln!(f)?;
         let startup = or_unknown(self.startup_seconds, |s| format!("{s:.1} s after the process began"));
         write!(f, "start          compiled in {:.1} s; the first step ended {startup}", self.compile_seconds)
     }
