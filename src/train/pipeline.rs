@@ -1,17 +1,21 @@
 //! Steps that follow each other without a gap: while the devices work, the next batches are read, copied to the
-//! devices and put in line.
+//! devices and put in line; on CPU they are read.
 //!
 //! Invariant: in a job of several processes which steps are launched depends on the outcomes handed out so far
 //! alone, so that all processes launch the same ones.
 
 use super::trainer::{Launched, Outcome, Trainer, Uploaded};
 use crate::data::Loader;
+use crate::pjrt::Platform;
 use anyhow::{Result, bail};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Steps launched before the outcome of the first is asked for: one that runs, one that waits in line.
+/// Launches before the outcome of the first is asked for: one that runs, one that waits in line.
 pub const IN_FLIGHT: usize = 2;
+/// On CPU none waits: it would gain nothing, since the devices' work is the host's, and XLA:CPU takes the memory of an
+/// execution's temporaries when it is launched.
+const IN_FLIGHT_ON_CPU: usize = 1;
 
 /// Where the time of the steps goes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,6 +44,8 @@ pub struct Pipeline<'r, 's> {
     trainer: &'r mut Trainer<'s>,
     loader: Loader,
     clock: Clock,
+    /// Launches at most at once.
+    in_flight: usize,
     /// Steps not yet launched.
     left: u64,
     launched: VecDeque<Launched>,
@@ -50,8 +56,9 @@ pub struct Pipeline<'r, 's> {
 impl<'r, 's> Pipeline<'r, 's> {
     /// The next `steps` steps, on the batches of `loader`.
     pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64) -> Self {
-        let (launched, outcomes) = (VecDeque::with_capacity(IN_FLIGHT), VecDeque::new());
-        Self { trainer, loader, clock: Clock::default(), left: steps, launched, outcomes }
+        let in_flight = if trainer.platform() == Platform::Cpu { IN_FLIGHT_ON_CPU } else { IN_FLIGHT };
+        let (clock, launched, outcomes) = (Clock::default(), VecDeque::new(), VecDeque::new());
+        Self { trainer, loader, clock, in_flight, left: steps, launched, outcomes }
     }
 
     /// Whether the next outcome is there already, having come together with the last.
@@ -87,7 +94,7 @@ impl<'r, 's> Pipeline<'r, 's> {
         if stop && self.trainer.is_alone() {
             self.left = 0;
         }
-        while self.left > 0 && self.launched.len() < IN_FLIGHT {
+        while self.left > 0 && self.launched.len() < self.in_flight {
             self.launch(stop)?;
         }
         if let Some(oldest) = self.launched.pop_front() {

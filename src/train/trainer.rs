@@ -6,6 +6,7 @@ use crate::model::execution::Execution;
 use crate::model::files::OptimizerState;
 use crate::model::step::{METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
+use crate::pjrt::Platform;
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,11 @@ impl<'a> Trainer<'a> {
     /// Steps that one launch takes at most.
     pub fn steps_at_once(&self) -> usize {
         self.execution.steps
+    }
+
+    /// Where the steps run.
+    pub fn platform(&self) -> Platform {
+        self.session.runtime.platform()
     }
 
     /// Whether the job has no other process, which would have to launch the same steps.
