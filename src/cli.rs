@@ -54,6 +54,10 @@ pub enum Command {
     /// Measure the training step here: windows a second, memory, share of the machine's own speed
     #[command(after_help = "Example: tpu-train bench --batch-size 64 --steps 10")]
     Bench(BenchArgs),
+    /// Look for what would keep a run from starting here, with remedies
+    #[command(after_help = "Example: tpu-train doctor --platform tpu --slices 8\n\n\
+                      No device is touched. Exits with 1 where something would stop a run.")]
+    Doctor(DoctorArgs),
     /// Print a launch on Cloud TPUs
     Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
@@ -350,6 +354,20 @@ pub struct BenchArgs {
     #[arg(long)]
     pub no_product: bool,
     /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Settings of `doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Where a model would be saved
+    #[arg(long, value_name = "FILE", default_value = "model.keras")]
+    pub out: PathBuf,
+    /// Print the findings as one JSON object on stdout
     #[arg(long)]
     pub json: bool,
 }

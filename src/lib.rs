@@ -4,10 +4,12 @@
 //! *layers → graph → gradient → `HloModuleProto` → executable* ([`model`], the crate `tpu-train-hlo`);
 //! [`train`] drives both.
 
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod deploy;
+pub mod doctor;
 pub mod events;
 pub mod model;
 pub mod pjrt;

@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tpu_train::cli::{Cli, Command};
-use tpu_train::{deploy, pjrt, train};
+use tpu_train::{deploy, doctor, pjrt, train};
 
 fn main() -> ExitCode {
     // Before any thread: the plugins read the environment once.
@@ -28,6 +28,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Predict(args) => train::predict::run(&args, &stop),
         Command::Export(args) => train::export::run(&args),
         Command::Bench(args) => train::bench::run(&args, &stop),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Deploy(args) => Ok(deploy::run(&args)?),
         Command::Plugin(args) => train::plugin::run(&args),
     }

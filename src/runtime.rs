@@ -32,8 +32,8 @@ use prost::Message;
 use tpu_train_proto::xla::HloModuleProto;
 
 use crate::pjrt::{
-    self, Buffer, Client, Device, LoadedExecutable, Number, OptionValue, Platform, PlatformRequest, Plugin,
-    PluginFile, bytes_of, plugin,
+    self, Buffer, Client, Device, DeviceDescription, LoadedExecutable, Number, OptionValue, Platform,
+    PlatformRequest, Plugin, PluginFile, bytes_of, plugin,
 };
 use crate::topology::{Cluster, Place, Share};
 use element::to_pjrt;
@@ -42,7 +42,7 @@ use program::Parameter;
 pub use compile::{compile_options, optimized_module};
 pub use error::RuntimeError;
 pub use host_tensor::HostTensor;
-pub use memory::memory_available;
+pub use memory::{memory_available, memory_available_under};
 pub use program::{Arg, Program, Replicated};
 
 /// What [`Runtime::start`] needs to know.
@@ -101,9 +101,7 @@ impl Runtime {
         let places: Vec<Place> = listed.iter().map(place_of).collect();
         let cluster = Cluster::new(&places);
         let all_devices: Vec<Device> = cluster.order().iter().map(|&at| listed[at].clone()).collect();
-        let process = client.process_index()?;
-        let addressable = client.addressable_devices()?;
-        let (share, numbers) = own_devices(&cluster, process, &all_devices, &addressable)?;
+        let (share, numbers) = own_devices(&cluster, &all_devices, &client.addressable_devices()?)?;
         let devices = all_devices[share.replicas.clone()].to_vec();
         let slices = cluster.slices();
         Ok(Self { client, platform, plugin: file, devices, numbers, all_devices, slices, share })
@@ -325,20 +323,24 @@ impl MemoryCheck {
 }
 
 fn place_of(device: &Device) -> Place {
-    let slice = device.description().int_attribute("slice_index").unwrap_or(0);
-    Place { slice, process: device.process_index() }
+    place(device.description())
+}
+
+/// Where in its job a device is, by what it says of itself.
+pub fn place(device: &DeviceDescription) -> Place {
+    Place { slice: device.int_attribute("slice_index").unwrap_or(0), process: device.process_index }
 }
 
 /// This process's share of the cluster, and the number by which the client knows each of its devices.
 fn own_devices(
     cluster: &Cluster,
-    process: i32,
     all_devices: &[Device],
     addressable: &[Device],
 ) -> Result<(Share, Vec<usize>), RuntimeError> {
     let ids: Vec<i32> = addressable.iter().map(Device::id).collect();
-    let wrong = || RuntimeError::Process { process, addressable: ids.clone() };
-    let share = cluster.share(process).ok_or_else(wrong)?;
+    let wrong = || RuntimeError::Process { addressable: ids.clone() };
+    let own = addressable.first().ok_or_else(wrong)?;
+    let share = cluster.share(place_of(own)).ok_or_else(wrong)?;
     let number = |device: &Device| ids.iter().position(|&id| id == device.id());
     let numbers: Option<Vec<usize>> = all_devices[share.replicas.clone()].iter().map(number).collect();
     match numbers {

@@ -8,7 +8,7 @@
 //! use tpu_train::topology::{Cluster, Place};
 //! // Two slices of two hosts with two devices each.
 //! let places: Vec<Place> = (0..8).map(|i| Place { slice: i / 4, process: (i / 2) as i32 }).collect();
-//! let share = Cluster::new(&places).share(2).unwrap();
+//! let share = Cluster::new(&places).share(Place { slice: 1, process: 2 }).unwrap();
 //! assert_eq!((share.process, share.processes, share.rows(16)), (2, 4, 64..96));
 //! ```
 
@@ -111,7 +111,7 @@ impl Mesh {
 pub struct Place {
     /// The TPU slice it belongs to; 0 where the runtime knows none.
     pub slice: i64,
-    /// The process that reaches it.
+    /// The process that reaches it; numbers may begin anew in each slice.
     pub process: i32,
 }
 
@@ -143,11 +143,10 @@ impl Cluster {
         self.places.chunk_by(|a, b| a.slice == b.slice).count().max(1)
     }
 
-    /// What the process of this index owns; `None` where it has no device, or devices in several slices.
-    pub fn share(&self, process_index: i32) -> Option<Share> {
+    /// What the process at this place owns; `None` where no device is.
+    pub fn share(&self, place: Place) -> Option<Share> {
         let processes: Vec<&[Place]> = self.places.chunk_by(|a, b| a == b).collect();
-        let mut owned = (0..processes.len()).filter(|&at| processes[at][0].process == process_index);
-        let (Some(process), None) = (owned.next(), owned.next()) else { return None };
+        let process = processes.iter().position(|replicas| replicas[0] == place)?;
         let first: usize = processes[..process].iter().map(|replicas| replicas.len()).sum();
         let replicas = first..first + processes[process].len();
         Some(Share { process, processes: processes.len(), replicas })
@@ -225,7 +224,8 @@ mod tests {
             assert!(order.into_iter().eq(0..devices.len()), "each device runs one replica");
             let (mut rows, mut writers) = (0, 0);
             for process in 0..slices as i32 * hosts {
-                let share = cluster.share(process).unwrap();
+                let place = Place { slice: i64::from(process / hosts), process };
+                let share = cluster.share(place).unwrap();
                 assert_eq!((share.process as i32, share.processes as i32), (process, slices as i32 * hosts));
                 let own = cluster.order()[share.replicas.clone()].iter();
                 assert!(own.clone().all(|&device| devices[device].process == process));
@@ -239,12 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_without_devices_or_across_slices_owns_nothing() {
+    fn processes_may_be_numbered_anew_in_each_slice() {
         let place = |slice, process| Place { slice, process };
-        let cluster = Cluster::new(&[place(0, 0), place(0, 1), place(1, 1)]);
-        assert_eq!(cluster.share(7), None);
-        assert_eq!(cluster.share(1), None);
-        assert_eq!(cluster.share(0).map(|share| share.replicas), Some(0..1));
+        let cluster = Cluster::new(&[place(1, 0), place(0, 0), place(0, 1), place(1, 1)]);
+        assert_eq!(cluster.order(), [1, 2, 0, 3]);
+        let share = cluster.share(place(1, 1)).unwrap();
+        assert_eq!((share.process, share.processes, share.replicas), (3, 4, 3..4));
+        assert_eq!(cluster.share(place(2, 0)), None);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::{self, State, StepConfig};
 use tpu_train::model::{ModelConfig, initialize, trainable_variables};
-use tpu_train::pjrt::{Platform, PlatformRequest};
-use tpu_train::runtime::{Arg, HostTensor, Replicated};
+use tpu_train::pjrt::{OptionValue, Platform, PlatformRequest, Plugin, plugin};
+use tpu_train::runtime::{self, Arg, HostTensor, Replicated};
 use tpu_train::topology::{Cluster, Mesh, Place, Share};
 use tpu_train::train::agreement::{self, Agreement};
 use tpu_train::train::evaluate::Evaluator;
@@ -55,12 +55,10 @@ fn data() -> &'static Data {
 
 /// What each process of a job owns, in the order of the process indices.
 fn shares((slices, hosts, devices): (usize, usize, usize)) -> Vec<Share> {
-    let place = |device: usize| Place {
-        slice: (device / devices / hosts) as i64,
-        process: (device / devices) as i32,
-    };
-    let cluster = Cluster::new(&(0..slices * hosts * devices).map(place).collect::<Vec<_>>());
-    (0..(slices * hosts) as i32).map(|process| cluster.share(process).unwrap()).collect()
+    let host = |host: usize| Place { slice: (host / hosts) as i64, process: host as i32 };
+    let places: Vec<Place> = (0..slices * hosts * devices).map(|device| host(device / devices)).collect();
+    let cluster = Cluster::new(&places);
+    (0..slices * hosts).map(|process| cluster.share(host(process)).unwrap()).collect()
 }
 
 fn append(whole: &mut Batch, part: Batch) {
@@ -136,6 +134,34 @@ fn one_process_of_a_job_writes() {
         let writers: Vec<usize> = (0..shares.len()).filter(|&process| shares[process].writes()).collect();
         assert_eq!(writers, [0], "{shape:?}");
         assert_eq!(shares.len() == 1, shares[0].is_whole());
+    }
+}
+
+/// The device lists of real TPUs, as libtpu describes them: ids, slices and hosts in its own order.
+#[test]
+fn the_devices_of_real_topologies_are_shared_out_host_by_host() {
+    support::prepare();
+    let Some(file) = plugin::find(Platform::Tpu).unwrap() else {
+        return eprintln!("skipped: libtpu is not installed; tpu-train plugin install tpu");
+    };
+    let plugin = Plugin::load(&file).unwrap();
+    for (name, slices, hosts, devices) in
+        [("v5e:2x4", 1, 2, 8), ("v5e:4x4", 8, 4, 16), ("v4:2x2x4", 2, 4, 32)]
+    {
+        let options = [("num_slices", OptionValue::Int(slices))];
+        let topology = plugin.topology(name, if slices > 1 { &options[..] } else { &[] }).unwrap();
+        let places: Vec<Place> = topology.devices().unwrap().iter().map(runtime::place).collect();
+        let cluster = Cluster::new(&places);
+        assert_eq!((cluster.slices(), places.len()), (slices as usize, slices as usize * devices), "{name}");
+        let unique: std::collections::BTreeSet<Place> = places.iter().copied().collect();
+        assert_eq!(unique.len(), slices as usize * hosts, "{name}: hosts");
+        let mut next = 0;
+        for (rank, place) in unique.into_iter().enumerate() {
+            let share = cluster.share(place).unwrap();
+            assert_eq!((share.process, share.replicas.start), (rank, next), "{name}");
+            assert_eq!(share.replicas.len(), devices / hosts, "{name}");
+            next = share.replicas.end;
+        }
     }
 }
 

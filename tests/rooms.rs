@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// A room, the rooms it may use, and the crates of this project it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("data", &[]),
+    ("cache", &[]),
+    ("data", &["cache"]),
     ("deploy", &[]),
+    ("doctor", &["cache", "cli", "deploy", "pjrt", "report", "runtime"]),
     ("events", &["tpu_train_proto"]),
     ("model", &["tpu_train_hlo", "tpu_train_proto"]),
-    ("pjrt", &[]),
+    ("pjrt", &["cache"]),
     ("report", &[]),
     ("runtime", &["pjrt", "topology", "tpu_train_hlo", "tpu_train_proto"]),
     ("topology", &[]),

@@ -3,6 +3,7 @@
 mod bench;
 mod data;
 mod deploy;
+mod doctor;
 mod events;
 mod export;
 mod files;

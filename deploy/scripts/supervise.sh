@@ -7,7 +7,8 @@
 # TPU_TRAIN_OUT     local folder for logs and the model (default /out)
 # TPU_TRAIN_KEEP    where they are copied, each minute and at the end: a mounted folder, or gs://BUCKET/PATH;
 #                   empty: nowhere
-# TPU_TRAIN_LEADER  0 on a host that must not copy to TPU_TRAIN_KEEP (default 1)
+# TPU_TRAIN_LEADER  1 on the host that copies to TPU_TRAIN_KEEP, 0 on the others (default: the first host of the first
+#                   slice, by TPU_WORKER_ID and MEGASCALE_SLICE_ID; it is the one where tpu-train writes)
 # TPU_TRAIN_PERIOD  seconds between copies (default 60)
 #
 # A run that finds its model, here or in TPU_TRAIN_KEEP, goes on with it (--resume). After a SIGTERM the status is
@@ -16,7 +17,11 @@ set -euo pipefail
 
 out="${TPU_TRAIN_OUT:-/out}"
 keep="${TPU_TRAIN_KEEP:-}"
-leader="${TPU_TRAIN_LEADER:-1}"
+leader=0
+if [[ "${TPU_WORKER_ID:-0}" == 0 && "${MEGASCALE_SLICE_ID:-0}" == 0 ]]; then
+  leader=1
+fi
+leader="${TPU_TRAIN_LEADER:-$leader}"
 period="${TPU_TRAIN_PERIOD:-60}"
 model="$out/model.keras"
 mkdir -p "$out"

@@ -1,9 +1,6 @@
 #!/usr/bin/env bash
 # @SUMMARY@
 # Printed by `tpu-train deploy @TARGET@`; deploy/RUNBOOK.md says what must be there first.
-# @if several_hosts
-# @SEVERAL_HOSTS@
-# @end
 #
 #   bash FILE          create, install and start on every host, follow the first host's log
 #   bash FILE follow   follow again            bash FILE status   one line from each host

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::DataError;
 use super::manifest::MANIFEST_FILE;
+use crate::cache;
 
 /// What recursive wget makes of the data set's address.
 pub const WGET_FOLDER: &str = "physionet.org/files/ephnogram/1.0.0";
@@ -68,20 +69,16 @@ pub fn locate(dir: Option<&Path>) -> Result<Located, DataError> {
 /// `$XDG_CACHE_HOME/tpu-train/prepared/<name>-<hash of the canonical path>`.
 ///
 /// # Errors
-/// When the root's canonical path cannot be had.
+/// When the root's canonical path cannot be had, or the user has no cache folder.
 pub fn default_prepared_dir(root: &Path) -> Result<PathBuf, DataError> {
     let canonical = root.canonicalize().map_err(|e| DataError::io("find", root, e))?;
     let name = canonical.file_name().map_or("root".into(), |n| n.to_string_lossy().into_owned());
     let digest = hex(&Sha256::digest(canonical.as_os_str().as_encoded_bytes()));
-    Ok(cache_home().join("tpu-train").join("prepared").join(format!("{name}-{}", &digest[..12])))
-}
-
-fn cache_home() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME")
-        .filter(|p| p.is_absolute())
-        .or_else(|| set("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir)
+    let cache = cache::folder().ok_or_else(|| {
+        let reason = "neither XDG_CACHE_HOME nor HOME is set; name another folder with --prepared DIR";
+        DataError::io("find", Path::new("~/.cache"), std::io::Error::other(reason))
+    })?;
+    Ok(cache.join("prepared").join(format!("{name}-{}", &digest[..12])))
 }
 
 fn is_root(dir: &Path) -> bool {

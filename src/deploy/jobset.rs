@@ -2,7 +2,7 @@
 
 use super::accelerator::Slice;
 use super::template::{fill, yaml};
-use super::{DeployArgs, DeployError, several_hosts, training_arguments};
+use super::{DeployArgs, DeployError, training_arguments};
 
 const TEMPLATE: &str = include_str!("../../deploy/templates/jobset.yaml");
 
@@ -11,12 +11,6 @@ struct Pool {
     machine_type: String,
     chips_per_host: usize,
     hosts: usize,
-}
-
-/// Hosts of one slice.
-pub(super) fn hosts(args: &DeployArgs, slice: &Slice) -> Result<usize, DeployError> {
-    let (_, machine) = offered(slice)?;
-    Ok(pool(args, slice, machine)?.hosts)
 }
 
 fn offered(slice: &Slice) -> Result<(&'static str, &'static str), DeployError> {
@@ -41,9 +35,7 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
         .iter()
         .map(|argument| format!("{:20}- {}", "", yaml(argument)))
         .collect();
-    let note = several_hosts(args, slice)?;
     let flags = [
-        ("several_hosts", note.is_some()),
         ("bucket", args.bucket.is_some()),
         ("no_bucket", args.bucket.is_none()),
         ("spot", args.spot),
@@ -51,7 +43,6 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
     ];
     let values = [
         ("SUMMARY", summary(args, slice, &pool)),
-        ("SEVERAL_HOSTS", note.unwrap_or_default()),
         ("NAME", args.name.clone()),
         ("NAMESPACE", args.namespace.clone()),
         ("SERVICE_ACCOUNT", args.service_account.clone()),

@@ -3,7 +3,7 @@
 //! Three targets: a GKE *JobSet* (one Job a slice, restarted as a unit), a *queued resource* (the Cloud TPU API's
 //! waiting line; needed for Multislice) and a plain *TPU VM*. The text comes from `deploy/templates`, the scripts
 //! that run on the hosts from `deploy/scripts`; both are part of the binary. Nothing is started here: no call of
-//! gcloud or kubectl, no network. A launch on several hosts is printed with a note that says that the program cannot do that yet.
+//! gcloud or kubectl, no network.
 //!
 //! ```
 //! use clap::Parser;
@@ -184,15 +184,12 @@ pub enum DeployError {
     },
 }
 
-/// Prints the launch on standard output, and on standard error what keeps it from running yet.
+/// Prints the launch on standard output.
 ///
 /// # Errors
 /// Settings that cannot work, or a closed standard output.
 pub fn run(args: &DeployArgs) -> Result<(), DeployError> {
     let text = render(args)?;
-    if let Some(note) = several_hosts(args, &args.accelerator.parse()?)? {
-        eprintln!("{note}");
-    }
     std::io::stdout().write_all(text.as_bytes()).map_err(|source| DeployError::Output { source })
 }
 
@@ -207,25 +204,6 @@ pub fn render(args: &DeployArgs) -> Result<String, DeployError> {
         Target::Jobset => jobset::render(args, &slice),
         Target::QueuedResource | Target::TpuVm => vm::render(args, &slice),
     }
-}
-
-/// Hosts of all slices together.
-fn hosts(args: &DeployArgs, slice: &Slice) -> Result<usize, DeployError> {
-    Ok(match args.target {
-        Target::Jobset => args.slices as usize * jobset::hosts(args, slice)?,
-        Target::QueuedResource => args.slices as usize * slice.vm_hosts(),
-        Target::TpuVm => slice.vm_hosts(),
-    })
-}
-
-/// What a launch on several hosts is printed with.
-fn several_hosts(args: &DeployArgs, slice: &Slice) -> Result<Option<String>, DeployError> {
-    let hosts = hosts(args, slice)?;
-    let note = format!(
-        "Note: this launch has {hosts} hosts, and tpu-train cannot train on several hosts yet: it is one process on \
-         one host; see \"One host\" in deploy/RUNBOOK.md."
-    );
-    Ok((hosts > 1).then_some(note))
 }
 
 fn check(args: &DeployArgs) -> Result<(), DeployError> {

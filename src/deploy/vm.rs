@@ -2,7 +2,7 @@
 
 use super::accelerator::Slice;
 use super::template::{fill, shell};
-use super::{DeployArgs, DeployError, Target, several_hosts, training_arguments};
+use super::{DeployArgs, DeployError, Target, training_arguments};
 
 const TEMPLATE: &str = include_str!("../../deploy/templates/vm.sh");
 const HOST_SCRIPT: &str = include_str!("../../deploy/scripts/host.sh");
@@ -24,11 +24,9 @@ pub(super) fn render(args: &DeployArgs, slice: &Slice) -> Result<String, DeployE
         |path: &str| args.bucket.as_ref().map(|name| format!("gs://{name}/{}", path.trim_matches('/')));
     let data = args.data.as_deref().and_then(bucket).unwrap_or_default();
     let arguments = training_arguments(args, args.data.is_some().then(|| "data".to_owned()));
-    let note = several_hosts(args, slice)?;
-    let flags = [("queued", queued), ("not_queued", !queued), ("several_hosts", note.is_some())];
+    let flags = [("queued", queued), ("not_queued", !queued)];
     let values = [
         ("SUMMARY", summary(args, slice)),
-        ("SEVERAL_HOSTS", note.unwrap_or_default()),
         ("TARGET", target.to_owned()),
         ("NAME", shell(&args.name)),
         ("PROJECT", shell(project)),

@@ -90,7 +90,17 @@ impl Api {
                 expected_major: sys::MAJOR,
             });
         }
-        Ok(Self { table, table_size, version, path: path.to_owned() })
+        let api = Self { table, table_size, version, path: path.to_owned() };
+        if api.slots() < sys::FUNCTIONS_NEEDED {
+            return Err(Error::TooOld {
+                path: path.to_owned(),
+                major: version.0,
+                minor: version.1,
+                functions: api.slots(),
+                needed: sys::FUNCTIONS_NEEDED,
+            });
+        }
+        Ok(api)
     }
 
     fn initialize(&self) -> Result<()> {

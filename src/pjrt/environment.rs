@@ -74,13 +74,14 @@ fn settings(tpu: bool, current: impl Fn(&str) -> Option<String>) -> Vec<(&'stati
 }
 
 /// The device files of this machine's TPU chips; empty without a TPU.
-///
-/// `/dev/accel0`, …; or, on newer hosts, `/dev/vfio/0`, … if the machine has a PCI device of the TPU's vendor.
-pub fn tpu_device_files() -> Vec<PathBuf> {
+pub(super) fn tpu_device_files() -> Vec<PathBuf> {
     tpu_device_files_under(Path::new("/"))
 }
 
-fn tpu_device_files_under(root: &Path) -> Vec<PathBuf> {
+/// The device files of the TPU chips of the machine whose `/` is `root`; empty without a TPU.
+///
+/// `/dev/accel0`, …; or, on newer hosts, `/dev/vfio/0`, … if the machine has a PCI device of the TPU's vendor.
+pub fn tpu_device_files_under(root: &Path) -> Vec<PathBuf> {
     let mut files = numbered_files(&root.join("dev"), "accel");
     if files.is_empty() && has_tpu_on_pci(&root.join("sys/bus/pci/devices")) {
         files = numbered_files(&root.join("dev/vfio"), "");

@@ -136,6 +136,23 @@ pub enum Error {
         /// The major version this program speaks.
         expected_major: i32,
     },
+    /// The plugin is older than the functions that running a program takes.
+    #[error(
+        "the plugin {} speaks PJRT C API {major}.{minor} and has {functions} functions, expected at least {needed}: \
+         it is too old", path.display()
+    )]
+    TooOld {
+        /// The library.
+        path: PathBuf,
+        /// Its major version.
+        major: i32,
+        /// Its minor version.
+        minor: i32,
+        /// Functions in its table.
+        functions: usize,
+        /// Functions that are needed.
+        needed: usize,
+    },
     /// The plugin's table has no such function.
     #[error("the plugin {} (PJRT C API {major}.{minor}) does not offer {function}", path.display())]
     MissingFunction {

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use super::error::{Error, Result};
 use super::plugin::Platform;
+use crate::cache;
 
 /// Folders that an installation works in begin with this.
 const WORK_PREFIX: &str = ".tmp-";
@@ -162,9 +163,7 @@ impl Pin {
 
 /// The folder of installed plugins: `$XDG_CACHE_HOME/tpu-train/plugins`, by default under `~/.cache`.
 pub fn cache_folder() -> Option<PathBuf> {
-    let named = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = named.or_else(|| env::home_dir().map(|home| home.join(".cache")))?;
-    Some(base.join("tpu-train").join("plugins"))
+    Some(cache::folder()?.join("plugins"))
 }
 
 /// Where from and where to.

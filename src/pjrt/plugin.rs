@@ -109,6 +109,29 @@ pub struct PluginFile {
     pub origin: String,
 }
 
+/// Newest minor version of the C API among the plugins that this program was tried with.
+pub const NEWEST_TRIED: i32 = 117;
+
+/// The platform that a request means on this machine; for a file the user names under `auto`, a guess from its name.
+///
+/// # Errors
+/// A variable names a plugin that does not exist.
+pub fn platform(request: PlatformRequest, explicit: Option<&Path>) -> Result<Platform> {
+    match (request, explicit) {
+        (PlatformRequest::Only(platform), _) => Ok(platform),
+        (PlatformRequest::Auto, Some(path)) => Ok(guess_platform(path)),
+        (PlatformRequest::Auto, None) => choose_platform(),
+    }
+}
+
+/// Major and minor version of a plugin's C API: the library is opened, but not initialised.
+///
+/// # Errors
+/// The file is no plugin, or of a version that this program cannot talk to.
+pub fn api_version(path: &Path) -> Result<(i32, i32)> {
+    Api::probe(path)
+}
+
 /// Finds the plugin for a request, installing the CPU plugin if it is the one and is missing.
 ///
 /// Looks at files only, never at a device: ahead-of-time compilation wants a TPU plugin without a TPU.
@@ -116,17 +139,10 @@ pub struct PluginFile {
 /// # Errors
 /// A file named by the user that does not exist; an accelerator's plugin that is nowhere; a failed installation.
 pub fn discover(request: PlatformRequest, explicit: Option<&Path>) -> Result<PluginFile> {
+    let platform = platform(request, explicit)?;
     if let Some(path) = explicit {
-        let platform = match request {
-            PlatformRequest::Only(platform) => platform,
-            PlatformRequest::Auto => guess_platform(path),
-        };
         return named_file(platform, path.to_owned(), "--plugin");
     }
-    let platform = match request {
-        PlatformRequest::Only(platform) => platform,
-        PlatformRequest::Auto => choose_platform()?,
-    };
     if let Some(file) = find(platform)? {
         return Ok(file);
     }

@@ -13,6 +13,9 @@ pub(super) const VERSION_OFFSET: usize = 32;
 /// The major version this binding speaks.
 pub(super) const MAJOR: c_int = 0;
 
+/// Functions that a plugin's table must hold to run programs: up to `PJRT_Buffer_ToHostBuffer`.
+pub(super) const FUNCTIONS_NEEDED: usize = BufferToHost::SLOT + 1;
+
 macro_rules! handles {
     ($($name:ident),* $(,)?) => {$(
         #[doc = concat!("Opaque `PJRT_", stringify!($name), "`.")]

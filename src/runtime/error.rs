@@ -30,12 +30,10 @@ pub enum RuntimeError {
     },
     /// The plugin's lists of devices contradict each other.
     #[error(
-        "the plugin calls this process {process} and gives it the devices {addressable:?}, which are not those of \
-         that process among the job's devices"
+        "the plugin gives this process the devices {addressable:?}, which are not those of one process of the job's \
+         device list"
     )]
     Process {
-        /// Index of this process.
-        process: i32,
         /// Ids of the devices it can reach.
         addressable: Vec<i32>,
     },

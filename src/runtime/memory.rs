@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 /// Bytes of host memory this process may still take: what the kernel calls available, within the limits of the
 /// control groups the process is in. `None` where neither can be read.
 pub fn memory_available() -> Option<u64> {
-    available_under(Path::new("/"))
+    memory_available_under(Path::new("/"))
 }
 
-fn available_under(root: &Path) -> Option<u64> {
+/// As [`memory_available`], on the machine whose `/` is `root`.
+pub fn memory_available_under(root: &Path) -> Option<u64> {
     let system = meminfo_available(&fs::read_to_string(root.join("proc/meminfo")).ok()?);
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limits = group_folders(root, &groups).into_iter().filter_map(|folder| group_available(&folder));
@@ -62,7 +63,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        available_under(root.path())
+        memory_available_under(root.path())
     }
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:   1000 kB\n");

@@ -2,7 +2,7 @@
 //!
 //! A training run opens the data, starts the runtime, compiles the training step and the evaluation, and then
 //! repeats: an epoch of steps, a validation, a line in the event files, the model on disk. All that a step
-//! computes happens on the devices; the loop feeds batches and reads three numbers back.
+//! computes happens on the devices; the loop feeds batches and reads four numbers back.
 
 pub mod agreement;
 pub mod bench;
@@ -26,6 +26,7 @@ pub mod watchdog;
 
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
+use crate::doctor;
 use anyhow::Result;
 use dataset::Dataset;
 use run::Run;
@@ -39,6 +40,8 @@ use watchdog::{Phase, Watchdog};
 /// One sentence on what is wrong with the settings, the data, the platform or the disk.
 pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let mut config = TrainConfig::resolve(args)?;
+    // Before any time is spent on the data; the session looks again.
+    doctor::before_run(&args.platform)?;
     let dataset = Dataset::for_training(args, &config, stop)?;
     let watchdog = Watchdog::start();
     let starting = watchdog.enter(Phase::Initialise);

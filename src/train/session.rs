@@ -2,6 +2,7 @@
 
 use crate::cli::PlatformArgs;
 use crate::data::{Batch, Samples};
+use crate::doctor;
 use crate::model::NamedTensor;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
@@ -33,8 +34,11 @@ impl Session {
     /// Starts the runtime that `args` ask for.
     ///
     /// # Errors
-    /// When there is no such plugin, or the batch does not divide over the mesh.
+    /// When the machine is not fit for it, there is no such plugin, or the batch does not divide over the mesh.
     pub fn start(args: &PlatformArgs, batch_size: Option<usize>, dump: Option<PathBuf>) -> Result<Self> {
+        for warning in doctor::before_run(args)? {
+            eprintln!("warning: {}", warning.sentence());
+        }
         let virtual_mesh = Mesh::new(args.slices.unwrap_or(1), args.devices_per_slice.unwrap_or(1))?;
         let runtime = Runtime::start(&RuntimeOptions {
             platform: args.platform,
@@ -47,6 +51,12 @@ impl Session {
         } else {
             if args.devices_per_slice.is_some() {
                 bail!("--devices-per-slice makes virtual devices on CPU only; here the devices are real");
+            }
+            if runtime.slices() > 1 && args.slices.is_some_and(|slices| slices != runtime.slices()) {
+                bail!(
+                    "--slices must be the {} TPU slices of this Multislice job, or left out",
+                    runtime.slices()
+                );
             }
             Mesh::over(runtime.all_devices().len(), args.slices.unwrap_or(runtime.slices()))?
         };
