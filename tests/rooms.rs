@@ -6,12 +6,28 @@ use std::path::{Path, PathBuf};
 
 /// A room, the rooms it may use, and the crates of this project it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
+    (
+        "aot",
+        &[
+            "cli",
+            "config",
+            "data",
+            "deploy",
+            "model",
+            "pjrt",
+            "report",
+            "runtime",
+            "topology",
+            "tpu_train_hlo",
+            "tpu_train_proto",
+        ],
+    ),
     ("data", &[]),
     ("deploy", &[]),
     ("events", &["tpu_train_proto"]),
     ("model", &["tpu_train_hlo", "tpu_train_proto"]),
     ("pjrt", &[]),
-    ("report", &[]),
+    ("report", &["tpu_train_proto"]),
     ("runtime", &["pjrt", "tpu_train_hlo", "tpu_train_proto"]),
     ("topology", &[]),
     ("cli", &["config", "data", "deploy", "model", "pjrt"]),

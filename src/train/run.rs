@@ -82,7 +82,7 @@ impl<'a> Run<'a> {
         eprintln!("logs           {}\nmodel          {}", log.folder().display(), config.out.display());
         eprintln!("weights        {}", start.origin);
 
-        let program = memory::compile_step(session, &step)?;
+        let program = memory::compile_step(session, &step, args.executable.as_deref())?;
         let compiling = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
