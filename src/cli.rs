@@ -175,7 +175,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Training step compiled ahead of time by `compile --executable-out`; one that does not fit is left aside
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "xla_dump")]
     pub executable: Option<PathBuf>,
     /// Leave the HLO of every program before and after optimization in this folder
     #[arg(long, value_name = "DIR")]

@@ -15,6 +15,7 @@ fn run_elsewhere(command: &str) -> Option<&'static str> {
         ("wget", "nowhere: the data set's server is not asked"),
         ("pip install tensorboard", "by the judges' own installation"),
         ("tensorboard", "by the tests of events, through its reader"),
+        ("tpu-train compile", "by the tests of aot, where libtpu is installed"),
         ("tpu-train plugin install", "by the tests of pjrt, into folders of their own"),
     ]
     .into_iter()

@@ -83,11 +83,12 @@ impl fmt::Display for Target {
     }
 }
 
+/// One sentence on what there is; libtpu's own reason where the name has its form.
 fn unknown(typed: &str, reason: &str) -> String {
+    let reason = if typed.contains(':') { format!(" ({})", first_line(reason)) } else { String::new() };
     format!(
-        "--topology {typed}: libtpu knows no such TPU slice ({}); there are {}, and others by chips, such as \
+        "--topology {typed}: libtpu knows no such TPU slice{reason}; there are {}, and others by chips, such as \
          v5e:2x4 or v5p:2x2x4",
-        first_line(reason),
         Slice::range_of_names()
     )
 }

@@ -1,8 +1,13 @@
 //! libtpu as a compiler alone: the environment in which it neither looks for a TPU nor minds one in use.
 
 use std::env;
+use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::install::Pin;
+use super::plugin::{self, Platform};
 
 /// Variables of a job or of a host begin with these; libtpu reads them, and ends the process over some.
 const JOB_PREFIXES: [&str; 2] = ["TPU_", "MEGASCALE_"];
@@ -21,11 +26,17 @@ const SETTINGS: [(&str, &str); 5] = [
     ("TPU_WORKER_ID", "0"),
 ];
 
+/// Keeps libtpu from moving this program's code into huge pages, and from complaining where it cannot.
+const QUIET: &str = "--hugepage_text=false";
+
 /// Makes the environment one in which libtpu compiles ahead of time, and gives the names of the variables that are
 /// set aside: those of a job, which say nothing of the topology to compile for.
 ///
 /// Call it as [`super::prepare_environment`]: before a plugin is loaded and before the program starts a thread.
 pub fn prepare_ahead_of_time() -> Vec<String> {
+    // A libtpu of another version may not know the flag.
+    let pinned = Pin::of(Platform::Tpu).map(Pin::title);
+    let is_pinned = plugin::find(Platform::Tpu).is_ok_and(|file| file.map(|file| file.origin) == pinned);
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let mut aside: Vec<String> = names.filter(|name| is_of_a_job(name)).collect();
     aside.sort();
@@ -37,6 +48,10 @@ pub fn prepare_ahead_of_time() -> Vec<String> {
         // SAFETY: as above.
         unsafe { env::set_var(name, value) };
     }
+    if is_pinned && env::var_os(INIT_ARGS).is_none() {
+        // SAFETY: as above.
+        unsafe { env::set_var(INIT_ARGS, QUIET) };
+    }
     aside
 }
 
@@ -45,15 +60,18 @@ fn is_of_a_job(name: &str) -> bool {
         && !KEPT.iter().any(|kept| name.starts_with(kept))
 }
 
-/// What is said if the plugin ends the process from now on; unset while no plugin is at work.
+/// What is said if the plugin ends the process while it is at work.
 static LAST_WORDS: OnceLock<String> = OnceLock::new();
-static DONE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+/// Whether the plugin's work is done.
+static DONE: AtomicBool = AtomicBool::new(false);
 
 /// Runs `work` with the plugin at `path`. Should the plugin end the process meanwhile, as libtpu does over a flag it
 /// does not know, one sentence says so.
 pub fn or_last_words<R>(path: &Path, work: impl FnOnce() -> R) -> R {
     let hint = match env::var(INIT_ARGS) {
-        Ok(flags) if !flags.is_empty() => format!("correct or unset {INIT_ARGS}, which is \"{flags}\""),
+        Ok(flags) if !flags.is_empty() && flags != QUIET => {
+            format!("correct or unset {INIT_ARGS}, which is \"{flags}\"")
+        }
         _ => "TF_CPP_MIN_LOG_LEVEL=0 makes it tell more".to_owned(),
     };
     let sentence = format!("error: the plugin {} ended the process; {hint}", path.display());
@@ -62,13 +80,12 @@ pub fn or_last_words<R>(path: &Path, work: impl FnOnce() -> R) -> R {
         unsafe { libc::atexit(say_last_words) };
     }
     let result = work();
-    DONE.store(true, std::sync::atomic::Ordering::SeqCst);
+    DONE.store(true, Ordering::SeqCst);
     result
 }
 
 extern "C" fn say_last_words() {
-    if let Some(sentence) = LAST_WORDS.get().filter(|_| !DONE.load(std::sync::atomic::Ordering::SeqCst)) {
-        use std::io::Write;
+    if let Some(sentence) = LAST_WORDS.get().filter(|_| !DONE.load(Ordering::SeqCst)) {
         let _ = writeln!(std::io::stderr(), "{sentence}");
     }
 }

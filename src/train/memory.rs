@@ -58,6 +58,9 @@ fn load(session: &Session, config: &StepConfig, file: &Path) -> Result<Option<Pr
         }
     };
     let fits = session.runtime.memory_check(&program).fits();
+    if fits {
+        eprintln!("executable     {}", file.display());
+    }
     Ok(fits.then_some(program))
 }
 
