@@ -30,7 +30,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => train::evaluate::run(&args, &stop),
         Command::Predict(args) => train::predict::run(&args, &stop),
         Command::Export(args) => train::export::run(&args),
-        Command::Compile(args) => aot::run(&args),
+        Command::Compile(args) => aot::run(&args, &|| stop.requested()),
         Command::Deploy(args) => Ok(deploy::run(&args)?),
         Command::Plugin(args) => train::plugin::run(&args),
     }

@@ -21,6 +21,8 @@ pub(super) struct Largest {
     pub(super) fits: Option<usize>,
     /// The smallest that was seen not to.
     pub(super) too_large: Option<usize>,
+    /// Replicas that a batch is cut over.
+    replicas: usize,
     pub(super) tries: usize,
     pub(super) seconds: f64,
 }
@@ -33,6 +35,9 @@ impl fmt::Display for Largest {
                 write!(f, "the largest batch found to fit is {fits}, {not} does not ({effort})")
             }
             (Some(fits), None) => write!(f, "batch {fits} fits, and none larger was tried ({effort})"),
+            (None, Some(not)) if not > self.replicas => {
+                write!(f, "stopped before a batch was found that fits; {not} does not ({effort})")
+            }
             (None, _) => write!(f, "not even one window a replica fits ({effort}): shorten --window"),
         }
     }
@@ -91,8 +96,11 @@ pub(super) fn search(job: &Job<'_>, program: ProgramName, compiled: Option<&Comp
         None => known.too_large = Some((job.step.rows, None)),
     }
     let mut tries = 0;
-    while let Some(rows) = known.next(job.target.memory) {
-        eprintln!("trying batch {} …", rows * job.step.replicas);
+    while let Some(rows) = known.next(job.target.memory).filter(|_| !(job.stopped)()) {
+        eprintln!(
+            "trying batch {} … (a compilation, which takes a minute where it fits)",
+            rows * job.step.replicas
+        );
         tries += 1;
         match attempt::compile(job.target, &job.module(program, rows)?.encode_to_vec())? {
             Attempt::Fits(compiled) => known.fits = Some((rows, compiled.memory.total())),
@@ -103,6 +111,7 @@ pub(super) fn search(job: &Job<'_>, program: ProgramName, compiled: Option<&Comp
     Ok(Largest {
         fits: known.fits.map(|(rows, _)| batch(rows)),
         too_large: known.too_large.map(|(rows, _)| batch(rows)),
+        replicas: job.step.replicas,
         tries,
         seconds: start.elapsed().as_secs_f64(),
     })

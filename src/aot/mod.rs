@@ -45,14 +45,16 @@ pub fn prepare_environment() {
 /// # Errors
 /// One sentence on what is wrong with the topology, the settings, libtpu or the files to write; a program that does
 /// not fit into memory, with the largest batch that does.
-pub fn run(args: &CompileArgs) -> Result<()> {
+///
+/// `stopped` says whether the user wants no further compilation.
+pub fn run(args: &CompileArgs, stopped: &dyn Fn() -> bool) -> Result<()> {
     check(args)?;
     let config = run_config(args)?;
     let file = plugin::discover(PlatformRequest::Only(Platform::Tpu), args.plugin.as_deref())?;
     let mut reports = Vec::new();
     let target = pjrt::or_last_words(&file.path, || -> Result<Target> {
         let target = Target::open(Plugin::load(&file)?, args)?;
-        let job = Job::new(args, &config, &target)?;
+        let job = Job::new(args, &config, &target, stopped)?;
         eprintln!(
             "target   {target}, {}\nbatch    {}, {} on each device",
             file.origin, job.batch, job.step.rows
@@ -109,6 +111,7 @@ struct Job<'a> {
     target: &'a Target,
     step: StepConfig,
     batch: usize,
+    stopped: &'a dyn Fn() -> bool,
 }
 
 /// What became of one program.
@@ -129,7 +132,12 @@ struct Report {
 }
 
 impl<'a> Job<'a> {
-    fn new(args: &'a CompileArgs, config: &TrainConfig, target: &'a Target) -> Result<Self> {
+    fn new(
+        args: &'a CompileArgs,
+        config: &TrainConfig,
+        target: &'a Target,
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Result<Self> {
         let replicas = target.device_ids.len();
         let batch = config.batch_size.unwrap_or(BATCH);
         let rows = Mesh::over(replicas, args.num_slices)?.rows(batch)?;
@@ -151,7 +159,7 @@ impl<'a> Job<'a> {
             samples: ElementType::S16,
             seed: config.seed,
         };
-        Ok(Self { args, target, step, batch })
+        Ok(Self { args, target, step, batch, stopped })
     }
 
     fn module(&self, program: ProgramName, rows: usize) -> Result<HloModuleProto> {
@@ -172,6 +180,9 @@ impl<'a> Job<'a> {
 
     /// Compiles a program, unless its module is one that was compiled before, and writes the files asked for.
     fn report(&self, program: ProgramName, before: &[Report]) -> Result<Report> {
+        if (self.stopped)() {
+            bail!("stopped before {} was compiled", name(program));
+        }
         let module = self.module(program, self.step.rows)?.encode_to_vec();
         let known = before.iter().find(|report| report.module == module);
         let compiled = match known {
