@@ -67,16 +67,19 @@ impl Known {
             return None;
         }
         let guess = self.interpolated(available).unwrap_or(below.midpoint(above));
+        // Off the ends, so that a guess on the wrong side of the limit still shortens the interval.
         let least = if below >= STEP { below + STEP } else { below + 1 };
-        Some(round(guess).clamp(least.min(above - 1), above - 1))
+        let most = above - ((above - below) / NEAR).max(1);
+        Some(round(guess.min(most)).max(least.min(above - 1)))
     }
 
     /// Where memory, linear between the two points, reaches what is available.
     fn interpolated(&self, available: Option<u64>) -> Option<usize> {
         let ((above, needed), available) = (self.too_large?, available?);
         let (below, taken) = self.fits.unwrap_or((0, 0));
-        let slope = needed?.checked_sub(taken)?.checked_div((above - below) as u64).filter(|&a| a > 0)?;
-        Some(below + (available.saturating_sub(taken) / slope) as usize)
+        let slope = needed?.checked_sub(taken)? as f64 / (above - below) as f64;
+        let room = available.saturating_sub(taken) as f64;
+        (slope > 0.0).then(|| below + (room / slope) as usize)
     }
 }
 
