@@ -58,6 +58,12 @@ pub enum Command {
     #[command(after_help = "Example: tpu-train doctor --platform tpu --slices 8\n\n\
                       No device is touched. Exits with 1 where something would stop a run.")]
     Doctor(DoctorArgs),
+    /// Compile for a TPU that is not there: memory, cycles, collectives, the optimized module
+    #[command(after_help = "Examples:\n  tpu-train compile --topology v5litepod-8 --batch-size 512\n  \
+                      tpu-train compile --topology v5e:2x4 --num-slices 8 --hlo-out step.hlo --json\n  \
+                      tpu-train compile --topology v6e-8 --executable-out step.bin -- --recipe source --seed 7\n\n\
+                      libtpu does the work: tpu-train plugin install tpu")]
+    Compile(Box<CompileArgs>),
     /// Print a launch on Cloud TPUs
     Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
@@ -195,6 +201,9 @@ pub struct TrainArgs {
     /// Where the training windows are kept between epochs
     #[arg(long, value_enum, default_value_t = CacheChoice::Auto)]
     pub cache: CacheChoice,
+    /// Training step compiled ahead of time by `compile --executable-out`; one that does not fit is left aside
+    #[arg(long, value_name = "FILE", conflicts_with = "xla_dump")]
+    pub executable: Option<PathBuf>,
     /// Leave the HLO of every program before and after optimization in this folder
     #[arg(long, value_name = "DIR")]
     pub xla_dump: Option<PathBuf>,
@@ -378,6 +387,66 @@ fn at_least_one(typed: &str) -> Result<usize, String> {
         Ok(count) => Ok(count),
         Err(error) => Err(format!("{error}")),
     }
+}
+
+/// Programs that `compile` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProgramName {
+    /// One optimizer step.
+    Train,
+    /// What `eval`, and `train` after each epoch, runs on a batch.
+    Eval,
+    /// What `predict` runs on a batch.
+    Predict,
+    /// Each of them.
+    All,
+}
+
+/// Settings of `compile`.
+#[derive(Args, Clone, Debug)]
+pub struct CompileArgs {
+    /// The TPU slice to compile for: v5litepod-8, v6e-8, v4-32, …, or by chips, v5e:2x4, v4:2x2x1, …
+    #[arg(long, value_name = "NAME")]
+    pub topology: String,
+    /// TPU slices of that kind, joined by the data centre's network
+    #[arg(long, visible_alias = "slices", value_name = "N", default_value_t = 1)]
+    pub num_slices: usize,
+    /// Windows in a step, over all replicas [default: 512]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// What products are computed in [default: f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Samples in a window [default: 10000]
+    #[arg(long, value_name = "SAMPLES")]
+    pub window: Option<usize>,
+    /// Classes told apart
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub classes: usize,
+    /// Which program
+    #[arg(long, value_enum, default_value_t = ProgramName::Train)]
+    pub program: ProgramName,
+    /// On v4, make one device of the two cores of a chip, as Cloud TPU VMs do
+    #[arg(long)]
+    pub megacore: bool,
+    /// Find the largest batch that fits, by trying
+    #[arg(long)]
+    pub largest_batch: bool,
+    /// Write the optimized module: .pb is a serialized HloModuleProto, any other name text
+    #[arg(long, value_name = "FILE")]
+    pub hlo_out: Option<PathBuf>,
+    /// Write the executable, for `train --executable` on the same build of libtpu
+    #[arg(long, value_name = "FILE")]
+    pub executable_out: Option<PathBuf>,
+    /// libtpu to use instead of the one installed
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Settings of `train` that decide its program: --recipe, --seed, --learning-rate, --l2, …
+    #[arg(last = true, value_name = "SETTINGS")]
+    pub settings: Vec<String>,
 }
 
 /// Settings of `plugin`.

@@ -21,6 +21,7 @@
 mod compile;
 mod element;
 mod error;
+mod executable_file;
 mod host_tensor;
 mod memory;
 mod program;
@@ -41,6 +42,7 @@ use program::Parameter;
 
 pub use compile::{compile_options, optimized_module};
 pub use error::RuntimeError;
+pub use executable_file::ExecutableHeader;
 pub use host_tensor::HostTensor;
 pub use memory::{memory_available, memory_available_under};
 pub use program::{Arg, Program, Replicated};
@@ -174,8 +176,7 @@ impl Runtime {
         replicas: usize,
         dump: Option<(&Path, &str)>,
     ) -> Result<Program, RuntimeError> {
-        let share = self.share(replicas)?;
-        let device_ids: Vec<i32> = self.all_devices[..replicas].iter().map(Device::id).collect();
+        let (share, device_ids) = (self.share(replicas)?, self.assignment(replicas)?);
         if let Some((folder, name)) = dump {
             std::fs::create_dir_all(folder)
                 .map_err(|source| RuntimeError::Dump { path: folder.to_owned(), source })?;
@@ -189,6 +190,49 @@ impl Runtime {
             compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
         }
         self.program(executable, Parameter::all_of(module), compile_seconds, share.replicas.len())
+    }
+
+    /// Loads an executable that was compiled ahead of time from this very module, instead of compiling it.
+    ///
+    /// # Errors
+    /// The file is damaged; it was made by another build of the plugin, for other devices or from another module; or
+    /// the plugin refuses it.
+    pub fn load(
+        &self,
+        module: &HloModuleProto,
+        replicas: usize,
+        file: &[u8],
+    ) -> Result<Program, RuntimeError> {
+        let start = Instant::now();
+        let ours = self.executable_header(module, replicas)?;
+        let (theirs, payload) = ExecutableHeader::read(file)?;
+        if let Some(reason) = theirs.difference(&ours) {
+            return Err(RuntimeError::ExecutableFile { reason });
+        }
+        let executable = self.client.load_executable(payload)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.program(executable, Parameter::all_of(module), seconds, self.share(replicas)?.replicas.len())
+    }
+
+    /// Ids of the devices of the job that run `replicas` replicas, in their order.
+    fn assignment(&self, replicas: usize) -> Result<Vec<i32>, RuntimeError> {
+        self.share(replicas)?;
+        Ok(self.all_devices[..replicas].iter().map(Device::id).collect())
+    }
+
+    /// What an executable of this module for `replicas` replicas must have been made of to be loaded here.
+    ///
+    /// # Errors
+    /// There are fewer devices, or the plugin does not tell its version.
+    pub fn executable_header(
+        &self,
+        module: &HloModuleProto,
+        replicas: usize,
+    ) -> Result<ExecutableHeader, RuntimeError> {
+        let version = self.client.platform_version()?;
+        let kind = self.devices.first().map_or("", |device| device.kind());
+        let device_ids = self.assignment(replicas)?;
+        Ok(ExecutableHeader::new(&version, kind, &module.encode_to_vec(), &device_ids))
     }
 
     fn program(

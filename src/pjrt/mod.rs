@@ -20,6 +20,7 @@
 //! ```
 #![allow(unsafe_code)]
 
+mod ahead_of_time;
 mod api;
 mod buffer;
 mod client;
@@ -35,6 +36,7 @@ pub mod plugin;
 mod sys;
 mod topology;
 
+pub use ahead_of_time::{or_last_words, prepare_ahead_of_time};
 pub use buffer::Buffer;
 pub use client::{Client, Plugin};
 pub use device::{Device, DeviceDescription, DeviceMemory};

@@ -5,7 +5,8 @@ use crate::model::execution::{Execution, train_steps};
 use crate::model::step::StepConfig;
 use crate::pjrt::{self, ErrorCode};
 use crate::runtime::{MemoryCheck, Program, RuntimeError};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
 
 /// What became of compiling the step for some number of rows.
 enum Attempt {
@@ -13,11 +14,22 @@ enum Attempt {
     TooLarge { needed: Option<u64>, free: Option<u64> },
 }
 
-/// Compiles the training step.
+/// Compiles the training step, or loads it where an executable compiled ahead of time is given and fits.
 ///
 /// # Errors
-/// When the step would not fit into the memory that is free, with the largest batch that would.
-pub(super) fn compile_step(session: &Session, config: &StepConfig, execution: &Execution) -> Result<Program> {
+/// When the step would not fit into the memory that is free, with the largest batch that would; when the file of the
+/// executable cannot be read.
+pub(super) fn compile_step(
+    session: &Session,
+    config: &StepConfig,
+    execution: &Execution,
+    executable: Option<&Path>,
+) -> Result<Program> {
+    if let Some(file) = executable
+        && let Some(program) = load(session, config, execution, file)?
+    {
+        return Ok(program);
+    }
     let (needed, free) = match attempt(session, config, execution, config.rows)? {
         Attempt::Fits(program) => return Ok(program),
         Attempt::TooLarge { needed, free } => (needed, free),
@@ -35,6 +47,28 @@ pub(super) fn compile_step(session: &Session, config: &StepConfig, execution: &E
             bail!("{problem}; not even one window a replica fits: shorten --window or use fewer --slices")
         }
     }
+}
+
+/// The training step from a file; nothing, and a note, where it is another program or does not fit.
+fn load(
+    session: &Session,
+    config: &StepConfig,
+    execution: &Execution,
+    file: &Path,
+) -> Result<Option<Program>> {
+    let bytes = std::fs::read(file).with_context(|| format!("--executable {}", file.display()))?;
+    let program = match session.load(&train_steps(config, execution)?, &bytes) {
+        Ok(program) => program,
+        Err(error) => {
+            eprintln!("note: --executable {}: {error}; the step is compiled instead", file.display());
+            return Ok(None);
+        }
+    };
+    let fits = session.runtime.memory_check(&program).fits();
+    if fits {
+        eprintln!("executable     {}", file.display());
+    }
+    Ok(fits.then_some(program))
 }
 
 /// Halves the rows until they fit, then asks once more between there and what did not fit, where the

@@ -88,7 +88,7 @@ impl<'a> Run<'a> {
         let (place, kept) = Place::choose(args.cache, session, dataset)?;
         let execution = Execution { steps: config.steps_per_execution, held: place.held() };
         let compiling = watchdog.enter(Phase::Compile);
-        let program = memory::compile_step(session, &step, &execution)?;
+        let program = memory::compile_step(session, &step, &execution, args.executable.as_deref())?;
         let seconds = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;

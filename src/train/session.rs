@@ -6,7 +6,7 @@ use crate::doctor;
 use crate::model::NamedTensor;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
-use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeOptions};
+use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeError, RuntimeOptions};
 use crate::topology::{Mesh, Share};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -93,6 +93,14 @@ impl Session {
     pub fn compile(&self, program: step::Program) -> Result<Program> {
         let dump = self.dump.as_deref().map(|folder| (folder, program.module.name.as_str()));
         Ok(self.runtime.compile(&program.module, self.mesh.replicas(), dump)?)
+    }
+
+    /// Loads a program that was compiled ahead of time, instead of compiling it.
+    ///
+    /// # Errors
+    /// When the file is of another program, plugin or set of devices, or the plugin refuses it.
+    pub fn load(&self, program: &step::Program, file: &[u8]) -> Result<Program, RuntimeError> {
+        self.runtime.load(&program.module, self.mesh.replicas(), file)
     }
 
     /// A tensor on every replica.

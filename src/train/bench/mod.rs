@@ -88,7 +88,7 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
     };
     let execution = Execution { steps: args.steps_per_execution, held: place.held() };
     let began = Instant::now();
-    let program = memory::compile_step(&session, &config, &execution)?;
+    let program = memory::compile_step(&session, &config, &execution, None)?;
     let (compile_seconds, planned) = (program.compile_seconds(), program.memory());
     let weights = initialize::initial(&config.model, SEED);
     let mut trainer = Trainer::new(&session, &config, program, &weights, None)?;
