@@ -1,7 +1,7 @@
 //! The command line as typed. [`crate::config`] turns it into a run.
 
 use crate::config::Recipe;
-use crate::data::SplitBy;
+use crate::data::{DEFAULT_WINDOW, SplitBy};
 use crate::model::network::{BatchNormScope, Precision};
 use crate::pjrt::{Platform, PlatformRequest};
 use clap::{Args, Parser, Subcommand};
@@ -51,10 +51,19 @@ pub enum Command {
                       windows [batch, samples, channels] as float32 in [0, 1]; it gives the probabilities \
                       [batch, classes].")]
     Export(ExportArgs),
+    /// Measure the training step here: windows a second, memory, share of the machine's own speed
+    #[command(after_help = "Example: tpu-train bench --batch-size 64 --steps 10")]
+    Bench(BenchArgs),
     /// Look for what would keep a run from starting here, with remedies
     #[command(after_help = "Example: tpu-train doctor --platform tpu --slices 8\n\n\
                       No device is touched. Exits with 1 where something would stop a run.")]
     Doctor(DoctorArgs),
+    /// Compile for a TPU that is not there: memory, cycles, collectives, the optimized module
+    #[command(after_help = "Examples:\n  tpu-train compile --topology v5litepod-8 --batch-size 512\n  \
+                      tpu-train compile --topology v5e:2x4 --num-slices 8 --hlo-out step.hlo --json\n  \
+                      tpu-train compile --topology v6e-8 --executable-out step.bin -- --recipe source --seed 7\n\n\
+                      libtpu does the work: tpu-train plugin install tpu")]
+    Compile(Box<CompileArgs>),
     /// Print a launch on Cloud TPUs
     Deploy(crate::deploy::DeployArgs),
     /// List or install PJRT plugins
@@ -92,6 +101,20 @@ pub struct DataArgs {
     /// Learn this column of the spreadsheet instead of the exercise scenario
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
+}
+
+/// Where the training windows are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheChoice {
+    /// Where they fit: on the devices, else in host memory, else in the shards; on CPU in the shards.
+    #[default]
+    Auto,
+    /// In the devices' memory, each window on one of them: no step needs samples from the host.
+    Device,
+    /// In host memory, cut and laid out.
+    Host,
+    /// In the shards, mapped.
+    None,
 }
 
 /// Settings of a training run.
@@ -172,6 +195,15 @@ pub struct TrainArgs {
     /// Where the model is saved [default: model.keras]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Steps in one execution of the program
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    pub steps_per_execution: usize,
+    /// Where the training windows are kept between epochs
+    #[arg(long, value_enum, default_value_t = CacheChoice::Auto)]
+    pub cache: CacheChoice,
+    /// Training step compiled ahead of time by `compile --executable-out`; one that does not fit is left aside
+    #[arg(long, value_name = "FILE", conflicts_with = "xla_dump")]
+    pub executable: Option<PathBuf>,
     /// Leave the HLO of every program before and after optimization in this folder
     #[arg(long, value_name = "DIR")]
     pub xla_dump: Option<PathBuf>,
@@ -288,6 +320,53 @@ pub struct ExportArgs {
     pub batch_size: Option<usize>,
 }
 
+/// Settings of `bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub platform: PlatformArgs,
+    /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    pub steps: usize,
+    /// Steps before those that count
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
+    pub warmup: usize,
+    /// Samples in a window
+    #[arg(long, value_name = "SAMPLES", default_value_t = DEFAULT_WINDOW)]
+    pub window: usize,
+    /// What products are computed in; all else is float32 in either
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// Steps in one execution of the program, with --input
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one, requires = "input")]
+    pub steps_per_execution: usize,
+    /// Where the windows are kept, with --input
+    #[arg(long, value_enum, default_value_t = CacheChoice::Auto, requires = "input")]
+    pub cache: CacheChoice,
+    /// Measure with the input pipeline of `train`, on the windows of this download or prepared folder
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub input: Option<PathBuf>,
+    /// Measure how fast the recordings of this download become shards
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub prepare: Option<PathBuf>,
+    /// Measure what a window costs as batch, windows and slices grow
+    #[arg(long, group = "what")]
+    pub growth: bool,
+    /// Leave the HLO of the training step before and after optimization in this folder
+    #[arg(long, value_name = "DIR")]
+    pub xla_dump: Option<PathBuf>,
+    /// Leave out the speed of a plain product, which the steps are held against
+    #[arg(long)]
+    pub no_product: bool,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Settings of `doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
@@ -300,6 +379,74 @@ pub struct DoctorArgs {
     /// Print the findings as one JSON object on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+fn at_least_one(typed: &str) -> Result<usize, String> {
+    match typed.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// Programs that `compile` knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProgramName {
+    /// One optimizer step.
+    Train,
+    /// What `eval`, and `train` after each epoch, runs on a batch.
+    Eval,
+    /// What `predict` runs on a batch.
+    Predict,
+    /// Each of them.
+    All,
+}
+
+/// Settings of `compile`.
+#[derive(Args, Clone, Debug)]
+pub struct CompileArgs {
+    /// The TPU slice to compile for: v5litepod-8, v6e-8, v4-32, …, or by chips, v5e:2x4, v4:2x2x1, …
+    #[arg(long, value_name = "NAME")]
+    pub topology: String,
+    /// TPU slices of that kind, joined by the data centre's network
+    #[arg(long, visible_alias = "slices", value_name = "N", default_value_t = 1)]
+    pub num_slices: usize,
+    /// Windows in a step, over all replicas [default: 512]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// What products are computed in [default: f32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Samples in a window [default: 10000]
+    #[arg(long, value_name = "SAMPLES")]
+    pub window: Option<usize>,
+    /// Classes told apart
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub classes: usize,
+    /// Which program
+    #[arg(long, value_enum, default_value_t = ProgramName::Train)]
+    pub program: ProgramName,
+    /// On v4, make one device of the two cores of a chip, as Cloud TPU VMs do
+    #[arg(long)]
+    pub megacore: bool,
+    /// Find the largest batch that fits, by trying
+    #[arg(long)]
+    pub largest_batch: bool,
+    /// Write the optimized module: .pb is a serialized HloModuleProto, any other name text
+    #[arg(long, value_name = "FILE")]
+    pub hlo_out: Option<PathBuf>,
+    /// Write the executable, for `train --executable` on the same build of libtpu
+    #[arg(long, value_name = "FILE")]
+    pub executable_out: Option<PathBuf>,
+    /// libtpu to use instead of the one installed
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Print the results as one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Settings of `train` that decide its program: --recipe, --seed, --learning-rate, --l2, …
+    #[arg(last = true, value_name = "SETTINGS")]
+    pub settings: Vec<String>,
 }
 
 /// Settings of `plugin`.

@@ -36,6 +36,9 @@ pub struct TrainConfig {
     pub val_fraction: f64,
     /// Share of windows for the test.
     pub test_fraction: f64,
+    /// Steps in one execution of the program.
+    #[serde(default = "one_step")]
+    pub steps_per_execution: usize,
     /// Windows in a step over all replicas; `None`, before a platform is chosen, leaves it to that.
     pub batch_size: Option<usize>,
     /// Passes over the training windows, from the run's beginning.
@@ -135,6 +138,7 @@ impl TrainConfig {
             split: args.split.unwrap_or(base.split),
             val_fraction: args.val_fraction.unwrap_or(base.val_fraction),
             test_fraction: args.test_fraction.unwrap_or(base.test_fraction),
+            steps_per_execution: args.steps_per_execution,
             batch_size: args.batch_size.or(base.batch_size),
             epochs: args.epochs.unwrap_or(base.epochs),
             steps: args.steps,
@@ -182,6 +186,7 @@ impl TrainConfig {
             split: SplitBy::Subject,
             val_fraction: 0.1,
             test_fraction: 0.1,
+            steps_per_execution: 1,
             batch_size: None,
             epochs: 50,
             steps: None,
@@ -268,6 +273,11 @@ impl TrainConfig {
     }
 }
 
+/// What a run did that was saved before it could do otherwise.
+fn one_step() -> usize {
+    1
+}
+
 fn learning_rate(args: &TrainArgs, base: LearningRate) -> Result<LearningRate, ConfigError> {
     let initial = args.learning_rate.unwrap_or(base.at(0));
     let decay = match (&args.lr_decay, base) {
@@ -319,7 +329,11 @@ impl fmt::Display for TrainConfig {
             self.test_fraction
         )?;
         let batch = self.batch_size.map_or("the platform's".into(), |batch| batch.to_string());
-        writeln!(f, "batch          {batch}")?;
+        let at_once = match self.steps_per_execution {
+            1 => String::new(),
+            steps => format!(", {steps} steps in one execution"),
+        };
+        writeln!(f, "batch          {batch}{at_once}")?;
         writeln!(f, "epochs         {}{steps}", self.epochs)?;
         writeln!(f, "order          {}", if self.shuffle { "shuffled" } else { "as recorded" })?;
         writeln!(f, "seed           {}", self.seed)?;

@@ -4,6 +4,7 @@
 //! *layers → graph → gradient → `HloModuleProto` → executable* ([`model`], the crate `tpu-train-hlo`);
 //! [`train`] drives both.
 
+pub mod aot;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -3,12 +3,15 @@
 use clap::Parser;
 use std::process::ExitCode;
 use tpu_train::cli::{Cli, Command};
-use tpu_train::{deploy, doctor, pjrt, train};
+use tpu_train::{aot, deploy, doctor, pjrt, train};
 
 fn main() -> ExitCode {
     // Before any thread: the plugins read the environment once.
     pjrt::prepare_environment();
     let cli = Cli::parse();
+    if matches!(cli.command, Some(Command::Compile(_))) {
+        aot::prepare_environment();
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -27,7 +30,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => train::evaluate::run(&args, &stop),
         Command::Predict(args) => train::predict::run(&args, &stop),
         Command::Export(args) => train::export::run(&args),
+        Command::Bench(args) => train::bench::run(&args, &stop),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Compile(args) => aot::run(&args, &|| stop.requested()),
         Command::Deploy(args) => Ok(deploy::run(&args)?),
         Command::Plugin(args) => train::plugin::run(&args),
     }

@@ -21,6 +21,7 @@
 mod compile;
 mod element;
 mod error;
+mod executable_file;
 mod host_tensor;
 mod memory;
 mod program;
@@ -29,12 +30,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use prost::Message;
-use tpu_train_hlo::ElementType;
 use tpu_train_proto::xla::HloModuleProto;
 
 use crate::pjrt::{
-    self, Buffer, Client, Device, DeviceDescription, LoadedExecutable, OptionValue, Platform,
-    PlatformRequest, Plugin, PluginFile, plugin,
+    self, Buffer, Client, Device, DeviceDescription, LoadedExecutable, Number, OptionValue, Platform,
+    PlatformRequest, Plugin, PluginFile, bytes_of, plugin,
 };
 use crate::topology::{Cluster, Place, Share};
 use element::to_pjrt;
@@ -42,6 +42,7 @@ use program::Parameter;
 
 pub use compile::{compile_options, optimized_module};
 pub use error::RuntimeError;
+pub use executable_file::ExecutableHeader;
 pub use host_tensor::HostTensor;
 pub use memory::{memory_available, memory_available_under};
 pub use program::{Arg, Program, Replicated};
@@ -175,8 +176,7 @@ impl Runtime {
         replicas: usize,
         dump: Option<(&Path, &str)>,
     ) -> Result<Program, RuntimeError> {
-        let share = self.share(replicas)?;
-        let device_ids: Vec<i32> = self.all_devices[..replicas].iter().map(Device::id).collect();
+        let (share, device_ids) = (self.share(replicas)?, self.assignment(replicas)?);
         if let Some((folder, name)) = dump {
             std::fs::create_dir_all(folder)
                 .map_err(|source| RuntimeError::Dump { path: folder.to_owned(), source })?;
@@ -190,6 +190,49 @@ impl Runtime {
             compile::dump_module(folder, name, "after", &optimized_module(executable.executable())?)?;
         }
         self.program(executable, Parameter::all_of(module), compile_seconds, share.replicas.len())
+    }
+
+    /// Loads an executable that was compiled ahead of time from this very module, instead of compiling it.
+    ///
+    /// # Errors
+    /// The file is damaged; it was made by another build of the plugin, for other devices or from another module; or
+    /// the plugin refuses it.
+    pub fn load(
+        &self,
+        module: &HloModuleProto,
+        replicas: usize,
+        file: &[u8],
+    ) -> Result<Program, RuntimeError> {
+        let start = Instant::now();
+        let ours = self.executable_header(module, replicas)?;
+        let (theirs, payload) = ExecutableHeader::read(file)?;
+        if let Some(reason) = theirs.difference(&ours) {
+            return Err(RuntimeError::ExecutableFile { reason });
+        }
+        let executable = self.client.load_executable(payload)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.program(executable, Parameter::all_of(module), seconds, self.share(replicas)?.replicas.len())
+    }
+
+    /// Ids of the devices of the job that run `replicas` replicas, in their order.
+    fn assignment(&self, replicas: usize) -> Result<Vec<i32>, RuntimeError> {
+        self.share(replicas)?;
+        Ok(self.all_devices[..replicas].iter().map(Device::id).collect())
+    }
+
+    /// What an executable of this module for `replicas` replicas must have been made of to be loaded here.
+    ///
+    /// # Errors
+    /// There are fewer devices, or the plugin does not tell its version.
+    pub fn executable_header(
+        &self,
+        module: &HloModuleProto,
+        replicas: usize,
+    ) -> Result<ExecutableHeader, RuntimeError> {
+        let version = self.client.platform_version()?;
+        let kind = self.devices.first().map_or("", |device| device.kind());
+        let device_ids = self.assignment(replicas)?;
+        Ok(ExecutableHeader::new(&version, kind, &module.encode_to_vec(), &device_ids))
     }
 
     fn program(
@@ -213,7 +256,7 @@ impl Runtime {
     /// # Errors
     /// The tensor's bytes are not those of its dims, there is no such device, or its memory is full.
     pub fn upload(&self, tensor: &HostTensor, device: usize) -> Result<Buffer, RuntimeError> {
-        self.put(tensor.element_type, &tensor.dims, &tensor.bytes, device)
+        self.put(&tensor.bytes, to_pjrt(tensor.element_type), &tensor.dims, device)
     }
 
     /// Copies a tensor to each of this process's first `replicas` devices.
@@ -232,29 +275,51 @@ impl Runtime {
     /// The rows do not divide; otherwise as for [`Self::upload`].
     pub fn shard(&self, tensor: &HostTensor, replicas: usize) -> Result<Replicated, RuntimeError> {
         tensor.check()?;
-        let rows = tensor.dims.first().copied().unwrap_or(0);
+        self.cut(&tensor.bytes, to_pjrt(tensor.element_type), &tensor.dims, replicas)
+    }
+
+    /// As [`Self::shard`], of an array that need not be copied first: `values` in row-major order.
+    ///
+    /// # Errors
+    /// The number of values is not that of `dims`; otherwise as for [`Self::shard`].
+    pub fn shard_values<T: Number>(
+        &self,
+        values: &[T],
+        dims: &[usize],
+        replicas: usize,
+    ) -> Result<Replicated, RuntimeError> {
+        self.cut(bytes_of(values), T::TYPE, dims, replicas)
+    }
+
+    fn cut(
+        &self,
+        bytes: &[u8],
+        element_type: pjrt::ElementType,
+        dims: &[usize],
+        replicas: usize,
+    ) -> Result<Replicated, RuntimeError> {
+        let rows = dims.first().copied().unwrap_or(0);
         if replicas == 0 || rows == 0 || rows % replicas != 0 {
             return Err(RuntimeError::Rows { rows, replicas });
         }
-        let mut dims = tensor.dims.clone();
+        let mut dims = dims.to_vec();
         dims[0] = rows / replicas;
-        let part = tensor.bytes.len() / replicas;
-        let put = |device: usize| {
-            self.put(tensor.element_type, &dims, &tensor.bytes[device * part..(device + 1) * part], device)
-        };
+        let part = bytes.len() / replicas;
+        let put =
+            |device: usize| self.put(&bytes[device * part..(device + 1) * part], element_type, &dims, device);
         Ok(Replicated { buffers: (0..replicas).map(put).collect::<Result<_, _>>()? })
     }
 
     fn put(
         &self,
-        element_type: ElementType,
-        dims: &[usize],
         bytes: &[u8],
+        element_type: pjrt::ElementType,
+        dims: &[usize],
         device: usize,
     ) -> Result<Buffer, RuntimeError> {
         // A device beyond this process's own is left to the client to refuse.
         let number = self.numbers.get(device).copied().unwrap_or(device);
-        Ok(self.client.buffer_from_host(bytes, to_pjrt(element_type), dims, number)?)
+        Ok(self.client.buffer_from_host(bytes, element_type, dims, number)?)
     }
 
     /// Compares what `program` needs with what is free now. Call it before the program's inputs are uploaded.

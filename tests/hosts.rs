@@ -9,6 +9,7 @@ use tpu_train::data::{
     Batch, LabelRule, Loader, Plan, PrepareOptions, Prepared, RecordingOrder, Samples, WindowTable, batch,
     prepare,
 };
+use tpu_train::model::forms::Forms;
 use tpu_train::model::network::{BatchNormScope, Precision};
 use tpu_train::model::optimizer::{Adam, LearningRate};
 use tpu_train::model::step::{self, State, StepConfig};
@@ -182,6 +183,7 @@ fn config(session: &Session) -> StepConfig {
         precision: Precision::F32,
         samples: ElementType::S16,
         seed: 7,
+        forms: Forms::CPU,
     }
 }
 
@@ -219,8 +221,11 @@ fn one_process_asked_to_stop_stops_all_at_the_same_step() {
     }
     let weights = initialize::initial(&config.model, 3);
     let mut trainer = Trainer::new(&session, &config, program, &weights, None).unwrap();
-    assert!(!trainer.step_or_stop(&batch, false).unwrap().stopped);
-    assert!(trainer.step_or_stop(&batch, true).unwrap().stopped);
+    for stop in [false, true] {
+        let uploaded = trainer.upload(&batch).unwrap();
+        let outcomes = trainer.launch(&[uploaded], stop).unwrap().wait().unwrap();
+        assert_eq!(outcomes[0].stopped, stop);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod aot;
+mod executable_file;
 mod install;
 mod module;
 

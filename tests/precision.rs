@@ -67,6 +67,7 @@ fn batch(seed: u32, rows: usize, model: &ModelConfig, more: f32) -> Batch {
     };
     Batch {
         samples: Samples::F32((0..rows * length).map(sample).collect()),
+        places: Vec::new(),
         minimum: vec![0.0; rows * 2],
         range: vec![1.0; rows * 2],
         labels,

@@ -7,6 +7,9 @@ use std::process::Command;
 /// Added to commands that train, so that they end in seconds.
 const QUICK: &str = " --steps 2 --window 500 --stride 4000 --batch-size 16 --batch-norm-momentum 0.9";
 
+/// Added to commands that measure.
+const QUICK_BENCH: &str = " --batch-size 8 --window 80 --steps 1 --warmup 1 --no-product";
+
 /// What runs elsewhere, and where.
 fn run_elsewhere(command: &str) -> Option<&'static str> {
     [
@@ -15,6 +18,9 @@ fn run_elsewhere(command: &str) -> Option<&'static str> {
         ("wget", "nowhere: the data set's server is not asked"),
         ("pip install tensorboard", "by the judges' own installation"),
         ("tensorboard", "by the tests of events, through its reader"),
+        ("tpu-train bench --growth", "by the tests of bench"),
+        ("python3 tests/bench/compare.py", "by hand, on a machine that does nothing else"),
+        ("tpu-train compile", "by the tests of aot, where libtpu is installed"),
         ("tpu-train plugin install", "by the tests of pjrt, into folders of their own"),
     ]
     .into_iter()
@@ -60,12 +66,18 @@ fn every_command_of_the_readme_runs() {
         }
         let trains =
             ["-- train", "tpu-train train", "tpu-train --"].iter().any(|start| command.contains(start));
-        let quick = if trains { QUICK } else { "" };
+        let quick = match command.contains("tpu-train bench") {
+            true => QUICK_BENCH,
+            false if trains => QUICK,
+            false => "",
+        };
         let settings = command
             .replace("tpu-train ", &format!("{program} "))
             .replace("cargo run --release --", program)
             .replace("simulate --out DIR", "simulate --out OTHER")
             .replace("--data DIR", &format!("--data {}", recordings.display()))
+            .replace("--input DIR", &format!("--input {}", recordings.display()))
+            .replace("--prepare DIR", &format!("--prepare {}", recordings.display()))
             .replace("DIR/MAT", &format!("{}/MAT", recordings.display()));
         run(&format!("{settings}{quick}"), folder.path());
     }

@@ -6,6 +6,22 @@ use std::path::{Path, PathBuf};
 
 /// A room, the rooms it may use, and the crates of this project it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
+    (
+        "aot",
+        &[
+            "cli",
+            "config",
+            "data",
+            "deploy",
+            "model",
+            "pjrt",
+            "report",
+            "runtime",
+            "topology",
+            "tpu_train_hlo",
+            "tpu_train_proto",
+        ],
+    ),
     ("cache", &[]),
     ("data", &["cache"]),
     ("deploy", &[]),
@@ -13,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("events", &["tpu_train_proto"]),
     ("model", &["tpu_train_hlo", "tpu_train_proto"]),
     ("pjrt", &["cache"]),
-    ("report", &[]),
+    ("report", &["tpu_train_proto"]),
     ("runtime", &["pjrt", "topology", "tpu_train_hlo", "tpu_train_proto"]),
     ("topology", &[]),
     ("cli", &["config", "data", "deploy", "model", "pjrt"]),

@@ -55,6 +55,7 @@ fn batch(seed: u32, real: usize, rows: usize) -> Batch {
     };
     Batch {
         samples: Samples::I16((0..rows * length).map(sample).collect()),
+        places: Vec::new(),
         minimum: (0..rows * 2).map(|i| if i / 2 < real { -1000.0 } else { 0.0 }).collect(),
         range: (0..rows * 2).map(|i| if i / 2 < real { 2000.0 } else { 1.0 }).collect(),
         labels,

@@ -1,5 +1,7 @@
 //! End to end, through the binary and the rooms' public doors; one test binary.
 #![allow(missing_docs, clippy::unwrap_used)]
+mod aot;
+mod bench;
 mod data;
 mod deploy;
 mod doctor;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::{DataError, Prepared, SampleType, WindowTable};
+use super::{DataError, Prepared, SampleSource, SampleType, WindowTable};
 
 /// A batch's samples, row-major `[rows, window, channels]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +21,10 @@ pub enum Samples {
 /// rounded to float32 for int16 samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[rows, window, channels]`.
+    /// `[rows, window, channels]`; empty where the devices hold the windows.
     pub samples: Samples,
+    /// `[rows]`: where the devices hold the windows, which of them each row is, negative for padding; else empty.
+    pub places: Vec<i32>,
     /// `[rows, channels]`: the recording's smallest sample, in the samples' units.
     pub minimum: Vec<f32>,
     /// `[rows, channels]`: largest minus smallest; 1 for a constant channel.
@@ -40,6 +42,7 @@ impl Batch {
     pub fn empty() -> Self {
         Self {
             samples: Samples::I16(Vec::new()),
+            places: Vec::new(),
             minimum: Vec::new(),
             range: Vec::new(),
             labels: Vec::new(),
@@ -80,9 +83,28 @@ pub fn fill_batch(
     indices: &[u32],
     rows: usize,
 ) -> Result<(), DataError> {
+    fill_batch_from(batch, &SampleSource::Shards, prepared, table, indices, rows)
+}
+
+/// As [`fill_batch`], with samples from `source`.
+///
+/// # Errors
+/// As [`batch`]; or the source does not have a window.
+pub fn fill_batch_from(
+    batch: &mut Batch,
+    source: &SampleSource,
+    prepared: &Prepared,
+    table: &WindowTable,
+    indices: &[u32],
+    rows: usize,
+) -> Result<(), DataError> {
     check_indices(prepared, table, indices, rows)?;
-    let (row, channels) = (table.window * table.channels, table.channels);
-    copy_samples(batch, prepared, table, indices, rows * row);
+    let channels = table.channels;
+    batch.places.clear();
+    match source {
+        SampleSource::Devices(places) => batch.places = places.of_rows(indices, rows)?,
+        _ => copy_samples(batch, source, prepared, table, indices, rows)?,
+    }
     let real = indices.len();
     batch.real_rows = real;
     refill(&mut batch.minimum, rows * channels, 0.0);
@@ -131,36 +153,50 @@ fn check_indices(
     Ok(())
 }
 
-fn copy_samples(batch: &mut Batch, prepared: &Prepared, table: &WindowTable, indices: &[u32], length: usize) {
+fn copy_samples(
+    batch: &mut Batch,
+    source: &SampleSource,
+    prepared: &Prepared,
+    table: &WindowTable,
+    indices: &[u32],
+    rows: usize,
+) -> Result<(), DataError> {
     let row = table.window * table.channels;
-    let windows = indices.iter().map(|&index| table.windows[index as usize]);
+    let shard = |index: u32| {
+        let window = table.windows[index as usize];
+        (prepared.shard(window.recording as usize), window.start as usize)
+    };
+    let used = std::mem::replace(&mut batch.samples, Samples::I16(Vec::new()));
     match table.sample_type {
         SampleType::Int16 => {
-            let mut samples = match std::mem::replace(&mut batch.samples, Samples::I16(Vec::new())) {
-                Samples::I16(samples) => samples,
-                Samples::F32(_) => Vec::new(),
-            };
-            samples.resize(length, 0);
-            for (out, window) in samples.chunks_exact_mut(row).zip(windows) {
-                let copied = prepared.shard(window.recording as usize).copy_i16(window.start as usize, out);
-                debug_assert!(copied, "an int16 table has int16 recordings only");
+            let mut samples = if let Samples::I16(samples) = used { samples } else { Vec::new() };
+            samples.resize(rows * row, 0);
+            for (out, &index) in samples.chunks_exact_mut(row).zip(indices) {
+                match source {
+                    SampleSource::Memory(store) => store.copy_i16(index, out)?,
+                    _ => {
+                        let copied = shard(index).0.copy_i16(shard(index).1, out);
+                        debug_assert!(copied, "an int16 table has int16 recordings only");
+                    }
+                }
             }
             samples[indices.len() * row..].fill(0);
             batch.samples = Samples::I16(samples);
         }
         SampleType::Float32 => {
-            let mut samples = match std::mem::replace(&mut batch.samples, Samples::I16(Vec::new())) {
-                Samples::F32(samples) => samples,
-                Samples::I16(_) => Vec::new(),
-            };
-            samples.resize(length, 0.0);
-            for (out, window) in samples.chunks_exact_mut(row).zip(windows) {
-                prepared.shard(window.recording as usize).copy_f32(window.start as usize, out);
+            let mut samples = if let Samples::F32(samples) = used { samples } else { Vec::new() };
+            samples.resize(rows * row, 0.0);
+            for (out, &index) in samples.chunks_exact_mut(row).zip(indices) {
+                match source {
+                    SampleSource::Memory(store) => store.copy_f32(index, out)?,
+                    _ => shard(index).0.copy_f32(shard(index).1, out),
+                }
             }
             samples[indices.len() * row..].fill(0.0);
             batch.samples = Samples::F32(samples);
         }
     }
+    Ok(())
 }
 
 fn refill<T: Copy>(items: &mut Vec<T>, length: usize, value: T) {
@@ -194,12 +230,23 @@ impl Loader {
         rows: usize,
         plan: impl Iterator<Item = Vec<u32>> + Send + 'static,
     ) -> Self {
+        Self::start_from(SampleSource::Shards, prepared, table, rows, plan)
+    }
+
+    /// As [`Self::start`], with samples from `source`.
+    pub fn start_from(
+        source: SampleSource,
+        prepared: Arc<Prepared>,
+        table: Arc<WindowTable>,
+        rows: usize,
+        plan: impl Iterator<Item = Vec<u32>> + Send + 'static,
+    ) -> Self {
         let (sender, batches) = sync_channel(AHEAD);
         let (spent, reuse) = sync_channel(AHEAD + 2);
         let worker = std::thread::spawn(move || {
             for indices in plan {
                 let mut batch = reuse.try_recv().unwrap_or_else(|_| Batch::empty());
-                let filled = fill_batch(&mut batch, &prepared, &table, &indices, rows);
+                let filled = fill_batch_from(&mut batch, &source, &prepared, &table, &indices, rows);
                 let failed = filled.is_err();
                 if sender.send(filled.map(|()| batch)).is_err() || failed {
                     return;

@@ -20,6 +20,8 @@ use super::DeployError;
 pub(super) struct Generation {
     /// The Cloud TPU API's prefix, then other spellings.
     names: &'static [&'static str],
+    /// libtpu's own name of it.
+    libtpu: &'static str,
     /// TensorCores a chip, where names count those; 1 where they count chips.
     name_units_per_chip: usize,
     /// `true`: a 3D torus, topology `AxBxC`; `false`: `AxB`.
@@ -35,6 +37,7 @@ pub(super) struct Generation {
 static GENERATIONS: &[Generation] = &[
     Generation {
         names: &["v2"],
+        libtpu: "v2",
         name_units_per_chip: 2,
         cube: false,
         least_chips: 4,
@@ -44,6 +47,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["v3"],
+        libtpu: "v3",
         name_units_per_chip: 2,
         cube: false,
         least_chips: 4,
@@ -53,6 +57,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["v4"],
+        libtpu: "v4",
         name_units_per_chip: 2,
         cube: true,
         least_chips: 4,
@@ -62,6 +67,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["v5litepod", "v5e", "v5lite"],
+        libtpu: "v5e",
         name_units_per_chip: 1,
         cube: false,
         least_chips: 1,
@@ -71,6 +77,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["v5p"],
+        libtpu: "v5p",
         name_units_per_chip: 2,
         cube: true,
         least_chips: 4,
@@ -80,6 +87,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["v6e"],
+        libtpu: "v6e",
         name_units_per_chip: 1,
         cube: false,
         least_chips: 1,
@@ -89,6 +97,7 @@ static GENERATIONS: &[Generation] = &[
     },
     Generation {
         names: &["tpu7x", "v7x"],
+        libtpu: "tpu7x",
         name_units_per_chip: 2,
         cube: true,
         least_chips: 1,
@@ -121,6 +130,28 @@ impl Slice {
     /// The Cloud TPU API's name of this size, such as `v5litepod-8`.
     pub fn name(&self) -> String {
         self.generation.name_of(self.chips())
+    }
+
+    /// libtpu's name of the topology to compile for, such as `v5e:2x4`.
+    pub fn libtpu_name(&self) -> String {
+        format!("{}:{}", self.generation.libtpu, self.topology())
+    }
+
+    /// Chips of a host along each side, where a Cloud TPU VM has more of them than libtpu takes for granted: the
+    /// one host of a `v5litepod-8` has all eight.
+    pub fn chips_of_wide_host(&self) -> Option<[i64; 3]> {
+        let &[rows, columns] = &self.dims[..] else { return None };
+        (self.chips() == 8 && self.vm_hosts() == 1).then_some([rows as i64, columns as i64, 1])
+    }
+
+    /// Every generation with its least and its greatest slice, for a message.
+    pub fn range_of_names() -> String {
+        let range = |generation: &Generation| {
+            let sizes: Vec<usize> = generation.usual_sizes().collect();
+            let of = |size: Option<&usize>| generation.name_of(size.copied().unwrap_or_default());
+            format!("{} to {}", of(sizes.first()), of(sizes.last()))
+        };
+        GENERATIONS.iter().map(range).collect::<Vec<_>>().join(", ")
     }
 
     /// The generation and the topology, for `gcloud … --type --topology`, where the size alone would give another

@@ -3,7 +3,7 @@
 //! A form changes the order of the work and the rounding, never the model. `tests/bench/LOG.md` has the measurements
 //! behind each choice.
 
-pub use tpu_train_hlo::lstm::LstmForm;
+pub use tpu_train_hlo::lstm::{Blocks, LstmForm};
 
 /// How the two convolutions and their pools are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ pub struct Forms {
 impl Forms {
     /// XLA:CPU: what leaves the cache costs more than what is computed.
     pub const CPU: Self = Self { front_end: FrontEnd::Looped, lstm: LstmForm::Stepwise };
-    /// Accelerators.
-    pub const ACCELERATOR: Self = Self { front_end: FrontEnd::Layered, lstm: LstmForm::Stepwise };
+    /// TPU, and what is like it: few and large accesses to the device's memory.
+    pub const ACCELERATOR: Self =
+        Self { front_end: FrontEnd::Layered, lstm: LstmForm::Blocked(Blocks { steps: 32, unroll: 4 }) };
 }

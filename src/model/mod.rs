@@ -7,10 +7,12 @@
 //!
 //! A model is a [`ModelConfig`], which fixes the list of [`variables`], and their values. [`network`] builds
 //! the forward pass, [`optimizer`] the update, [`step`] the two programs that run on the device: the training
-//! step and the evaluation; [`inference`] the one that is exported. Names, shapes, order and semantics are those of Keras 3, so that [`files`] needs
-//! no translation table.
+//! step and the evaluation; [`execution`] what one execution of the former does; [`inference`] the one that is
+//! exported. Names, shapes, order and semantics are those of Keras 3, so that [`files`] needs no translation table.
 
+pub mod execution;
 pub mod files;
+pub mod flops;
 pub mod forms;
 pub mod inference;
 pub mod initialize;

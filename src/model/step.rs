@@ -82,19 +82,19 @@ impl State {
 }
 
 /// One replica's rows of a batch, as parameters, in this order.
-struct BatchParameters {
+pub(super) struct BatchParameters {
     /// `[B, T, C]`, raw.
-    samples: Value,
+    pub(super) samples: Value,
     /// `[B, C]` f32.
-    minimum: Value,
+    pub(super) minimum: Value,
     /// `[B, C]` f32.
-    range: Value,
+    pub(super) range: Value,
     /// `[B]` s32.
-    labels: Value,
+    pub(super) labels: Value,
     /// `[B]` f32.
-    weights: Value,
+    pub(super) weights: Value,
     /// `[1]` f32: 1 where this replica's process was asked to stop.
-    stop: Value,
+    pub(super) stop: Value,
 }
 
 impl BatchParameters {
@@ -132,7 +132,7 @@ pub struct ProgramGraph {
     /// What the program gives, in order.
     pub outputs: Vec<Value>,
     /// The first outputs take the places of as many first parameters.
-    donated: usize,
+    pub(super) donated: usize,
 }
 
 impl ProgramGraph {
@@ -147,7 +147,7 @@ impl ProgramGraph {
 }
 
 /// An empty graph whose products are computed as the configuration has it.
-fn new_graph(name: &str, config: &StepConfig) -> Graph {
+pub(super) fn new_graph(name: &str, config: &StepConfig) -> Graph {
     let mut g = Graph::new(name);
     g.set_precision(config.precision.into());
     g
@@ -173,16 +173,40 @@ pub fn train_step(config: &StepConfig) -> Result<Program, GraphError> {
 pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
     let mut graph = new_graph("train_step", config);
     let g = &mut graph;
-    let specs = variables(&config.model);
-    let (trainable, trainable_specs): (Vec<usize>, Vec<VariableSpec>) =
-        specs.iter().cloned().enumerate().filter(|(_, spec)| spec.trainable).unzip();
-    let variables = declare(g, "", &specs);
-    let first = declare(g, "first_moment/", &trainable_specs);
-    let second = declare(g, "second_moment/", &trainable_specs);
-    let iteration = g.parameter("iteration", Shape::scalar(ElementType::S32));
+    let state = declare_state(g, &config.model);
     let batch = BatchParameters::declare(g, config);
+    let (mut outputs, metrics) = advance(g, config, &state, &batch);
+    let donated = outputs.len();
+    outputs.push(metrics);
+    ProgramGraph { graph, outputs, donated }
+}
 
-    let learned = learn(g, config, &variables, &trainable, iteration, &batch);
+/// The training state as parameters, in the order of [`State`].
+pub(super) fn declare_state(g: &mut Graph, model: &ModelConfig) -> Vec<Value> {
+    let specs = variables(model);
+    let trainable: Vec<VariableSpec> = specs.iter().filter(|spec| spec.trainable).cloned().collect();
+    let mut state = declare(g, "", &specs);
+    state.extend(declare(g, "first_moment/", &trainable));
+    state.extend(declare(g, "second_moment/", &trainable));
+    state.push(g.parameter("iteration", Shape::scalar(ElementType::S32)));
+    state
+}
+
+/// The state after one step, and the step's metrics.
+pub(super) fn advance(
+    g: &mut Graph,
+    config: &StepConfig,
+    state: &[Value],
+    batch: &BatchParameters,
+) -> (Vec<Value>, Value) {
+    let places = State::of(&config.model);
+    let (variables, moments) = state[..places.iteration()].split_at(places.variables);
+    let (first, second) = moments.split_at(places.trainable);
+    let iteration = state[places.iteration()];
+    let trainable: Vec<usize> =
+        (0..places.variables).filter(|place| !super::MOVING_STATISTICS.contains(place)).collect();
+
+    let learned = learn(g, config, variables, &trainable, iteration, batch);
     let slots: Vec<Slot> = (0..trainable.len())
         .map(|i| Slot {
             variable: variables[trainable[i]],
@@ -193,7 +217,7 @@ pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
         .collect();
     let updated = g.scope("adam", |g| config.optimizer.update(g, iteration, &slots));
 
-    let mut state = variables;
+    let mut state = variables.to_vec();
     for (place, updated) in trainable.iter().zip(&updated) {
         state[*place] = updated.variable;
     }
@@ -202,9 +226,7 @@ pub fn train_step_graph(config: &StepConfig) -> ProgramGraph {
     state.extend(updated.iter().map(|updated| updated.second_moment));
     let one = g.scalar(ElementType::S32, 1.0);
     state.push(g.add(iteration, one));
-    let donated = state.len();
-    state.push(learned.metrics);
-    ProgramGraph { graph, outputs: state, donated }
+    (state, learned.metrics)
 }
 
 /// The gradients of one step, without taking it. Parameters: variables, iteration, samples, minimum, range,

@@ -102,12 +102,23 @@ impl Buffer {
     /// # Errors
     /// The transfer or program that makes it failed.
     pub fn wait(&self) -> Result<()> {
+        self.ready_event()?.map_or(Ok(()), |event| event.wait("PJRT_Buffer_ReadyEvent"))
+    }
+
+    /// Whether the buffer holds its values, or what makes it has failed.
+    ///
+    /// # Errors
+    /// The call fails.
+    pub fn is_ready(&self) -> Result<bool> {
+        self.ready_event()?.map_or(Ok(true), |event| event.is_ready())
+    }
+
+    fn ready_event(&self) -> Result<Option<Event>> {
         let args = sys::BufferReadyEvent { buffer: self.raw(), ..Default::default() };
         // SAFETY: the buffer is alive.
         let args = unsafe { self.client.api().call(args) }?;
         // SAFETY: the event is this call's own.
-        let ready = unsafe { Event::from_raw(self.client.api(), args.event) };
-        ready.map_or(Ok(()), |event| event.wait("PJRT_Buffer_ReadyEvent"))
+        Ok(unsafe { Event::from_raw(self.client.api(), args.event) })
     }
 
     /// Copies the array to the host, dense and row-major, whatever its layout on the device.

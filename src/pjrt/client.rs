@@ -97,7 +97,7 @@ pub struct Client(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) api: &'static Api,
     pub(super) raw: NonNull<sys::Client>,
-    /// Held while a program runs: two programs with collectives must start in the same order on every device.
+    /// Held while a program is started: two programs with collectives must start in the same order on every device.
     pub(super) launch: Mutex<()>,
     /// Addressable devices in the plugin's order; pointers owned by the client.
     devices: OnceLock<Vec<RawDevice>>,

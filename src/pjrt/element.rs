@@ -76,6 +76,37 @@ impl ElementType {
     }
 }
 
+/// A number that lies in host memory as in a device's: plain bytes, little-endian.
+///
+/// # Safety
+/// A value has no padding, and its bytes in memory are those of [`Self::TYPE`].
+pub unsafe trait Number: Copy {
+    /// The element type of an array of it.
+    const TYPE: ElementType;
+}
+
+#[cfg(target_endian = "big")]
+compile_error!("arrays are passed to plugins as they lie in memory, which must be little-endian");
+
+// SAFETY: two bytes.
+unsafe impl Number for i16 {
+    const TYPE: ElementType = ElementType::S16;
+}
+// SAFETY: four bytes.
+unsafe impl Number for i32 {
+    const TYPE: ElementType = ElementType::S32;
+}
+// SAFETY: four bytes.
+unsafe impl Number for f32 {
+    const TYPE: ElementType = ElementType::F32;
+}
+
+/// The bytes of an array.
+pub fn bytes_of<T: Number>(values: &[T]) -> &[u8] {
+    // SAFETY: numbers have no padding, so every byte is initialized, and bytes may lie anywhere.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

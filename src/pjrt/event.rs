@@ -26,6 +26,16 @@ impl Event {
         NonNull::new(raw).map(|raw| Self { api, raw })
     }
 
+    /// Whether the work is done, or has failed.
+    ///
+    /// # Errors
+    /// The call fails.
+    pub(super) fn is_ready(&self) -> Result<bool> {
+        let args = sys::EventIsReady { event: self.raw.as_ptr(), ..Default::default() };
+        // SAFETY: the event is alive.
+        Ok(unsafe { self.api.call(args) }?.is_ready)
+    }
+
     /// Blocks until the work is done.
     ///
     /// # Errors

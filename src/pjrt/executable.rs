@@ -7,7 +7,6 @@ use super::api::{self, Api, filled};
 use super::buffer::Buffer;
 use super::client::Client;
 use super::error::{Error, Result};
-use super::event::Event;
 use super::named::{self, OptionValue};
 use super::sys::{self, Header, Oversized};
 
@@ -295,7 +294,8 @@ impl LoadedExecutable {
         self.output_count
     }
 
-    /// Runs the program once on all its devices of this process and waits for its end.
+    /// Starts the program once on all its devices of this process. It runs in the background where the plugin has
+    /// one: its outputs are there when they have been waited for, and so is its failure, if it fails.
     ///
     /// `arguments[device][argument]`, each list in the order of the program's parameters; an argument is donated
     /// on all devices or on none. Gives `[device][output]`. Donated buffers are gone afterwards, on failure too:
@@ -305,7 +305,7 @@ impl LoadedExecutable {
     /// the CPU plugin waits for ever for those that refused theirs.
     ///
     /// # Errors
-    /// Lists that do not fit together, or the first failure of any device.
+    /// Lists that do not fit together, or a program that cannot be started.
     pub fn execute(&self, arguments: Vec<Vec<Argument<'_>>>) -> Result<Vec<Vec<Buffer>>> {
         let borrowed = borrowed_indices(&arguments, self.device_ids.len())?;
         let lists: Vec<Vec<*mut sys::Buffer>> =
@@ -313,7 +313,6 @@ impl LoadedExecutable {
         let list_pointers: Vec<_> = lists.iter().map(|list| list.as_ptr()).collect();
         let mut outputs = vec![vec![null_mut::<sys::Buffer>(); self.output_count]; lists.len()];
         let output_pointers: Vec<_> = outputs.iter_mut().map(|list| list.as_mut_ptr()).collect();
-        let mut events = vec![null_mut::<sys::Event>(); lists.len()];
         let mut options = Oversized::new(execute_options(&borrowed));
         let args = sys::LoadedExecutableExecute {
             executable: self.raw.as_ptr(),
@@ -322,20 +321,19 @@ impl LoadedExecutable {
             num_devices: lists.len(),
             num_args: lists.first().map_or(0, Vec::len),
             output_lists: output_pointers.as_ptr(),
-            device_complete_events: events.as_mut_ptr(),
+            // The outputs tell when they are there.
+            device_complete_events: null_mut(),
             ..Default::default()
         };
-        let running = self.client.0.launch.lock().unwrap_or_else(PoisonError::into_inner);
+        let launching = self.client.0.launch.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: every list has the length stated and lives until the call returns; the buffers live in
-        // `arguments` past the end of the run; borrowed ones are named as not to be donated.
+        // `arguments` past it, and the plugin holds those that the running program needs; borrowed ones are named
+        // as not to be donated; no events are asked for.
         unsafe { self.client.api().call(args) }?;
-        // SAFETY: the call succeeded, so outputs and events are its own, null or alive, for this function to free.
-        let (outputs, events) = unsafe { (self.take_outputs(outputs), self.take_events(events)) };
-        let ended = wait_all(events);
-        drop(running);
-        ended?;
+        drop(launching);
         drop(arguments);
-        outputs
+        // SAFETY: the call succeeded, so the outputs are its own, null or alive, for this function to free.
+        unsafe { self.take_outputs(outputs) }
     }
 
     /// # Safety
@@ -360,13 +358,6 @@ impl LoadedExecutable {
                 expected: format!("{} outputs on each device", self.output_count),
             })
     }
-
-    /// # Safety
-    /// The pointers are null or events that nobody else destroys.
-    unsafe fn take_events(&self, events: Vec<*mut sys::Event>) -> Vec<Event> {
-        // SAFETY: the caller's promise.
-        events.into_iter().filter_map(|raw| unsafe { Event::from_raw(self.client.api(), raw) }).collect()
-    }
 }
 
 fn execute_options(borrowed: &[i64]) -> sys::ExecuteOptions {
@@ -380,13 +371,6 @@ fn execute_options(borrowed: &[i64]) -> sys::ExecuteOptions {
         non_donatable_input_indices: borrowed.as_ptr(),
         num_non_donatable_input_indices: borrowed.len(),
     }
-}
-
-/// Waits for every device and gives the first failure.
-fn wait_all(events: Vec<Event>) -> Result<()> {
-    let results: Vec<Result<()>> =
-        events.into_iter().map(|event| event.wait("PJRT_LoadedExecutable_Execute")).collect();
-    results.into_iter().collect()
 }
 
 /// Indices of the arguments that are borrowed, the same on every device.

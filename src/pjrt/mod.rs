@@ -20,6 +20,7 @@
 //! ```
 #![allow(unsafe_code)]
 
+mod ahead_of_time;
 mod api;
 mod buffer;
 mod client;
@@ -35,10 +36,11 @@ pub mod plugin;
 mod sys;
 mod topology;
 
+pub use ahead_of_time::{or_last_words, prepare_ahead_of_time};
 pub use buffer::Buffer;
 pub use client::{Client, Plugin};
 pub use device::{Device, DeviceDescription, DeviceMemory};
-pub use element::ElementType;
+pub use element::{ElementType, Number, bytes_of};
 pub use environment::{keep_freed_memory, prepare_environment, tpu_device_files_under};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, CompiledMemory, Executable, LoadedExecutable, OptimizedProgram};

@@ -95,6 +95,7 @@ args! {
     PluginInitialize = 3 "PJRT_Plugin_Initialize" {}
     PluginAttributes = 4 "PJRT_Plugin_Attributes" { attributes: *const NamedValue, num_attributes: usize }
     EventDestroy = 5 "PJRT_Event_Destroy" { event: *mut Event }
+    EventIsReady = 6 "PJRT_Event_IsReady" { event: *mut Event, is_ready: bool }
     EventAwait = 8 "PJRT_Event_Await" { event: *mut Event }
     EventOnReady = 9 "PJRT_Event_OnReady" {
         event: *mut Event,

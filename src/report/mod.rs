@@ -15,6 +15,7 @@
 //! ```
 
 mod confusion;
+pub mod optimized;
 pub mod progress;
 pub mod table;
 

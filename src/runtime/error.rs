@@ -91,6 +91,12 @@ pub enum RuntimeError {
         /// Why not.
         reason: String,
     },
+    /// A saved executable is damaged, or of another plugin, program or set of devices.
+    #[error("the executable cannot be used: {reason}")]
+    ExecutableFile {
+        /// Why not.
+        reason: String,
+    },
     /// A dump cannot be written.
     #[error("cannot write the dump {}: {source}", path.display())]
     Dump {

@@ -23,6 +23,27 @@ impl Replicated {
         &self.buffers
     }
 
+    /// Blocks until every replica's array is there.
+    ///
+    /// # Errors
+    /// What makes a buffer failed.
+    pub fn wait(&self) -> Result<(), RuntimeError> {
+        Ok(self.buffers.iter().try_for_each(Buffer::wait)?)
+    }
+
+    /// Whether every replica's array is there, or what makes it has failed.
+    ///
+    /// # Errors
+    /// The plugin does not say.
+    pub fn is_ready(&self) -> Result<bool, RuntimeError> {
+        for buffer in &self.buffers {
+            if !buffer.is_ready()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Copies one replica's array to the host.
     ///
     /// # Errors
@@ -118,11 +139,12 @@ impl Program {
         &self.executable
     }
 
-    /// Runs the program once on every replica and waits for its end; one [`Replicated`] for each output.
+    /// Starts the program once on every replica; one [`Replicated`] for each output. Fetching an output, or
+    /// [`Replicated::wait`], waits for it; what takes it as an argument need not.
     ///
     /// # Errors
-    /// The arguments are not those of the program, in number, shape or replicas; or a device failed. Donated
-    /// arguments are gone then as well.
+    /// The arguments are not those of the program, in number, shape or replicas; or it cannot
+    /// be started. Donated arguments are gone then as well.
     pub fn execute(&self, arguments: Vec<Arg<'_>>) -> Result<Vec<Replicated>, RuntimeError> {
         self.check(&arguments)?;
         let replicas = self.replicas();

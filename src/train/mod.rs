@@ -5,11 +5,14 @@
 //! computes happens on the devices; the loop feeds batches and reads four numbers back.
 
 pub mod agreement;
+pub mod bench;
+mod cache;
 pub mod dataset;
 pub mod evaluate;
 pub mod export;
 pub mod machine;
 mod memory;
+pub mod pipeline;
 pub mod plugin;
 pub mod predict;
 mod reporter;

@@ -1,10 +1,12 @@
 //! One training run: its programs, its logs, its model.
 
 use super::agreement::Agreement;
+use super::cache::Place;
 use super::dataset::{self, Dataset};
 use super::evaluate::{Evaluation, Evaluator};
 use super::machine::Machine;
 use super::memory;
+use super::pipeline::{Clock, Pipeline};
 use super::reporter::Reporter;
 use super::session::Session;
 use super::start::{Record, Start};
@@ -13,9 +15,10 @@ use super::trainer::{Totals, Trainer};
 use super::watchdog::{Phase, Watchdog};
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
-use crate::data::{CHANNELS, Loader, Plan};
+use crate::data::{CHANNELS, Loader, Plan, SampleSource};
 use crate::events::{EvaluationMetrics, TrainMetrics};
 use crate::model::ModelConfig;
+use crate::model::execution::Execution;
 use crate::model::files::{self, ModelDetails, SavedModel};
 use crate::model::optimizer::Adam;
 use crate::model::step::{self, StepConfig};
@@ -24,7 +27,6 @@ use prost::Message;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// A run under way.
 pub(super) struct Run<'a> {
@@ -40,6 +42,8 @@ pub(super) struct Run<'a> {
     trainer: Trainer<'a>,
     evaluator: Evaluator<'a>,
     plan: Plan,
+    /// Of the training windows' samples.
+    source: SampleSource,
     /// In the one process that writes.
     reporter: Option<Reporter>,
     /// Of the epoch in hand.
@@ -48,17 +52,6 @@ pub(super) struct Run<'a> {
     /// A line for each epoch, for `--json`.
     history: Vec<Value>,
     clock: Clock,
-}
-
-/// Where the time of the steps goes.
-#[derive(Default)]
-struct Clock {
-    /// Waiting for a batch to be assembled.
-    waiting: Duration,
-    /// All of it.
-    total: Duration,
-    /// Steps timed.
-    steps: u64,
 }
 
 impl<'a> Run<'a> {
@@ -92,8 +85,10 @@ impl<'a> Run<'a> {
             eprintln!("model          {}\nweights        {}", config.out.display(), start.origin);
         }
 
+        let (place, kept) = Place::choose(args.cache, session, dataset)?;
+        let execution = Execution { steps: config.steps_per_execution, held: place.held() };
         let compiling = watchdog.enter(Phase::Compile);
-        let program = memory::compile_step(session, &step)?;
+        let program = memory::compile_step(session, &step, &execution, args.executable.as_deref())?;
         let seconds = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
@@ -102,8 +97,12 @@ impl<'a> Run<'a> {
         agree(session, config, dataset, &step)?;
         let start = start.of_first(session, &step.optimizer)?;
         drop(agreeing);
-        let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?;
+        let cache = place.fill(session, dataset)?;
+        let trainer = Trainer::new(session, &step, program, &start.weights, start.optimizer.as_ref())?
+            .with_execution(execution, cache.held);
         if reporter.is_some() {
+            eprintln!("windows kept   in {kept}");
+            session.note_on_executions(execution.steps).into_iter().for_each(|note| eprintln!("{note}"));
             eprintln!("compiled       in {seconds:.1} s; a step needs {memory:.2} GB a replica");
         }
         Ok(Self {
@@ -118,6 +117,7 @@ impl<'a> Run<'a> {
             trainer,
             evaluator,
             plan,
+            source: cache.source,
             reporter,
             training: start.epoch_so_far,
             validation: None,
@@ -153,56 +153,45 @@ impl<'a> Run<'a> {
             self.training = Totals::default();
         }
         let (prepared, table) = (Arc::clone(&self.dataset.prepared), Arc::clone(&self.dataset.table));
+        let last = self.config.steps.map_or(last, |steps| last.min(steps));
         let own = self.session.own_rows();
-        let mut loader =
-            Loader::start(prepared, table, own.len(), self.plan.steps_of(own.clone(), first, last));
+        let loader = Loader::start_from(
+            self.source.clone(),
+            prepared,
+            table,
+            own.len(),
+            self.plan.steps_of(own.clone(), first, last),
+        );
         if let Some(reporter) = &mut self.reporter {
             reporter.begin_epoch(epoch, self.config.epochs, steps);
         }
         let mut windows = 0;
-        for step in taken + 1..=steps {
-            windows += self.take_step(&mut loader)?;
-            self.expect_a_number(epoch)?;
+        let mut pipeline = Pipeline::new(&mut self.trainer, loader, last.saturating_sub(first));
+        let mut phase = if self.clock.total.is_zero() { Phase::FirstStep } else { Phase::Step };
+        loop {
+            // Steps that ended together with the one before take no time.
+            let watched = (!pipeline.has_outcome()).then(|| self.watchdog.enter(phase));
+            let Some((step, outcome)) = pipeline.next(self.stop.requested())? else { break };
+            drop(watched);
+            phase = Phase::Step;
+            self.stopped |= outcome.stopped;
+            self.training.add(&outcome.totals);
+            windows += outcome.totals.windows();
+            if !self.training.loss().is_finite() {
+                bail!(
+                    "the loss is no longer a number after step {step} (epoch {}); the model of the epoch before \
+                     is in {}; try a smaller --learning-rate",
+                    epoch + 1,
+                    self.config.out.display()
+                );
+            }
             if let Some(reporter) = &mut self.reporter {
-                reporter.step(step, windows, self.training.accuracy(), self.training.loss());
-            }
-            if self.is_over() {
-                break;
+                let (accuracy, loss) = (self.training.accuracy(), self.training.loss());
+                reporter.step(step - epoch * steps, windows, accuracy, loss);
             }
         }
+        self.clock.add(pipeline.take_clock());
         Ok(())
-    }
-
-    /// One step; how many windows it trained on.
-    fn take_step(&mut self, loader: &mut Loader) -> Result<u64> {
-        let watchdog = self.watchdog;
-        let _watched = watchdog.enter(if self.clock.steps == 0 { Phase::FirstStep } else { Phase::Step });
-        let started = Instant::now();
-        let Some(batch) = loader.next() else {
-            bail!("no batch came for step {}", self.trainer.iteration() + 1);
-        };
-        let batch = batch?;
-        self.clock.waiting += started.elapsed();
-        let outcome = self.trainer.step_or_stop(&batch, self.stop.requested())?;
-        self.clock.total += started.elapsed();
-        self.clock.steps += 1;
-        self.stopped |= outcome.stopped;
-        self.training.add(&outcome.totals);
-        loader.recycle(batch);
-        Ok(outcome.totals.windows())
-    }
-
-    fn expect_a_number(&self, epoch: u64) -> Result<()> {
-        if self.training.loss().is_finite() {
-            return Ok(());
-        }
-        bail!(
-            "the loss is no longer a number after step {} (epoch {}); the model of the epoch before is in {}; try a \
-             smaller --learning-rate",
-            self.trainer.iteration(),
-            epoch + 1,
-            self.config.out.display()
-        )
     }
 
     /// The validation windows, and the epoch's lines in progress bar and event files.
@@ -306,8 +295,7 @@ impl<'a> Run<'a> {
         let Some(mut reporter) = self.reporter.take() else { return Ok(()) };
         let confusion = evaluation.confusion(&self.dataset.table.classes)?;
         reporter.confusion(part, steps, &confusion)?;
-        let share = self.clock.waiting.as_secs_f64() / self.clock.total.as_secs_f64().max(1e-9);
-        eprintln!("waited for data {:.1} % of the steps' time", 100.0 * share);
+        eprintln!("waited for data {:.1} % of the steps' time", 100.0 * self.clock.waiting_share());
         if as_json {
             let summary = json!({
                 "platform": self.session.runtime.platform().to_string(),

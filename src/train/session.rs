@@ -7,7 +7,7 @@ use crate::model::NamedTensor;
 use crate::model::forms::Forms;
 use crate::model::step::{self, StepConfig};
 use crate::pjrt::Platform;
-use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeOptions};
+use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeError, RuntimeOptions};
 use crate::topology::{Mesh, Share};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -87,6 +87,14 @@ impl Session {
         }
     }
 
+    /// What to know of several steps in one execution here, if anything.
+    pub fn note_on_executions(&self, steps: usize) -> Option<&'static str> {
+        (steps > 1 && self.runtime.platform() == Platform::Cpu).then_some(
+            "note: XLA:CPU has no fast convolutions inside of a loop; --steps-per-execution is for accelerators, \
+             here steps take many times longer with it",
+        )
+    }
+
     /// Compiles a program for the mesh.
     ///
     /// # Errors
@@ -94,6 +102,14 @@ impl Session {
     pub fn compile(&self, program: step::Program) -> Result<Program> {
         let dump = self.dump.as_deref().map(|folder| (folder, program.module.name.as_str()));
         Ok(self.runtime.compile(&program.module, self.mesh.replicas(), dump)?)
+    }
+
+    /// Loads a program that was compiled ahead of time, instead of compiling it.
+    ///
+    /// # Errors
+    /// When the file is of another program, plugin or set of devices, or the plugin refuses it.
+    pub fn load(&self, program: &step::Program, file: &[u8]) -> Result<Program, RuntimeError> {
+        self.runtime.load(&program.module, self.mesh.replicas(), file)
     }
 
     /// A tensor on every replica.
@@ -142,26 +158,30 @@ impl Session {
         Ok(uploaded)
     }
 
-    /// This process's rows of a batch cut over its replicas: samples, minimum, range, labels, weights.
+    /// This process's rows of a batch cut over its replicas: samples (or places), minimum, range,
+    /// labels, weights.
     ///
     /// # Errors
     /// When a device has no room.
     pub fn upload_rows(&self, batch: &Batch, config: &StepConfig) -> Result<Vec<Replicated>> {
         let (rows, model) = (batch.rows(), &config.model);
         let windows = [rows, model.window, model.channels];
-        let samples = match &batch.samples {
-            Samples::I16(samples) => HostTensor::from_i16(samples, &windows),
-            Samples::F32(samples) => HostTensor::from_f32(samples, &windows),
+        let (runtime, replicas) = (&self.runtime, self.share.replicas.len());
+        let first = match &batch.samples {
+            // Every replica looks for all rows among the windows it holds.
+            _ if !batch.places.is_empty() => {
+                self.replicate_one(&HostTensor::from_i32(&batch.places, &[rows]))?
+            }
+            Samples::I16(samples) => runtime.shard_values(samples, &windows, replicas)?,
+            Samples::F32(samples) => runtime.shard_values(samples, &windows, replicas)?,
         };
         let per_channel = [rows, model.channels];
-        let tensors = [
-            samples,
-            HostTensor::from_f32(&batch.minimum, &per_channel),
-            HostTensor::from_f32(&batch.range, &per_channel),
-            HostTensor::from_i32(&batch.labels, &[rows]),
-            HostTensor::from_f32(&batch.weights, &[rows]),
-        ];
-        let replicas = self.share.replicas.len();
-        tensors.iter().map(|tensor| Ok(self.runtime.shard(tensor, replicas)?)).collect()
+        Ok(vec![
+            first,
+            runtime.shard_values(&batch.minimum, &per_channel, replicas)?,
+            runtime.shard_values(&batch.range, &per_channel, replicas)?,
+            runtime.shard_values(&batch.labels, &[rows], replicas)?,
+            runtime.shard_values(&batch.weights, &[rows], replicas)?,
+        ])
     }
 }

@@ -2,9 +2,11 @@
 
 use super::session::Session;
 use crate::data::Batch;
+use crate::model::execution::Execution;
 use crate::model::files::OptimizerState;
 use crate::model::step::{METRICS, State, StepConfig};
 use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
+use crate::pjrt::Platform;
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,49 @@ impl Totals {
     }
 }
 
+/// A batch, or what a step needs of one, on the devices.
+pub type Uploaded = Vec<Replicated>;
+
+/// Steps on their way; the devices may still be at work on them, or on those before.
+pub struct Launched {
+    steps: usize,
+    /// The number of the last of them.
+    last: u64,
+    metrics: Replicated,
+}
+
+impl Launched {
+    /// The number of the first step, counted from 1.
+    pub fn first(&self) -> u64 {
+        self.last + 1 - self.steps as u64
+    }
+
+    /// Whether the devices are through with them.
+    ///
+    /// # Errors
+    /// When the plugin does not say.
+    pub fn is_done(&self) -> Result<bool> {
+        Ok(self.metrics.is_ready()?)
+    }
+
+    /// Waits for the steps' end; what each gave, in order.
+    ///
+    /// # Errors
+    /// When the devices failed.
+    pub fn wait(self) -> Result<Vec<Outcome>> {
+        let metrics = self.metrics.fetch(0)?.to_f32()?;
+        let (steps, rest) = metrics.as_chunks::<METRICS>();
+        if steps.len() < self.steps || !rest.is_empty() {
+            bail!("{} training steps gave {} metrics, {METRICS} expected of each", self.steps, metrics.len());
+        }
+        let outcome = |&[loss, correct, weight, stop]: &[f32; METRICS]| Outcome {
+            totals: Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() },
+            stopped: stop > 0.0,
+        };
+        Ok(steps[..self.steps].iter().map(outcome).collect())
+    }
+}
+
 /// What a step gives, the same in every process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
@@ -67,10 +112,13 @@ pub struct Outcome {
 pub struct Trainer<'a> {
     session: &'a Session,
     config: StepConfig,
+    execution: Execution,
     program: Program,
+    /// The windows that the execution looks into, where the devices hold them.
+    held: Option<Replicated>,
     /// In the order of [`State`]; empty only while a step has it, or after one has failed.
     state: Vec<Replicated>,
-    /// Steps taken.
+    /// Steps launched.
     iteration: u64,
 }
 
@@ -104,42 +152,79 @@ impl<'a> Trainer<'a> {
             bail!("the saved optimizer has taken {iteration} steps; at most {} can be counted", i32::MAX);
         };
         state.push(session.replicate_one(&HostTensor::scalar_i32(count))?);
-        Ok(Self { session, config: config.clone(), program, state, iteration: count as u64 })
+        let (execution, config) = (Execution::default(), config.clone());
+        Ok(Self { session, config, execution, program, held: None, state, iteration: count as u64 })
     }
 
-    /// Steps taken, those before the weights were loaded included.
+    /// With a program that was built for this execution, and the windows it looks into.
+    #[must_use]
+    pub fn with_execution(mut self, execution: Execution, held: Option<Replicated>) -> Self {
+        (self.execution, self.held) = (execution, held);
+        self
+    }
+
+    /// Steps that one launch takes at most.
+    pub fn steps_at_once(&self) -> usize {
+        self.execution.steps
+    }
+
+    /// Where the steps run.
+    pub fn platform(&self) -> Platform {
+        self.session.runtime.platform()
+    }
+
+    /// Whether the job has no other process, which would have to launch the same steps.
+    pub fn is_alone(&self) -> bool {
+        self.session.share.is_whole()
+    }
+
+    /// Steps launched, those before the weights were loaded included.
     pub fn iteration(&self) -> u64 {
         self.iteration
     }
 
-    /// One optimizer step.
+    /// One optimizer step, from its batch to what it gave.
     ///
     /// # Errors
     /// When the devices fail; the state is then lost.
     pub fn step(&mut self, batch: &Batch) -> Result<Totals> {
-        Ok(self.step_or_stop(batch, false)?.totals)
+        let batch = self.upload(batch)?;
+        Ok(self.launch(&[batch], false)?.wait()?[0].totals)
     }
 
-    /// One optimizer step, in which this process says whether it was asked to stop and hears whether any was.
+    /// A batch on the devices, for [`Self::launch`].
     ///
     /// # Errors
-    /// As [`Self::step`].
-    pub fn step_or_stop(&mut self, batch: &Batch, stop: bool) -> Result<Outcome> {
-        let mut batch = self.session.upload_rows(batch, &self.config)?;
-        batch.push(self.session.flag(stop)?);
+    /// When a device has no room.
+    pub fn upload(&self, batch: &Batch) -> Result<Uploaded> {
+        self.session.upload_rows(batch, &self.config)
+    }
+
+    /// Starts one optimizer step for each batch, at most as many as an execution takes, and does not wait for them.
+    /// `stop` tells all processes of the job that this one was asked to stop.
+    ///
+    /// # Errors
+    /// When they cannot be started; the state is then lost.
+    pub fn launch(&mut self, batches: &[Uploaded], stop: bool) -> Result<Launched> {
+        let (steps, most) = (batches.len(), self.execution.steps);
+        let Some(last) = batches.last().filter(|_| steps <= most) else {
+            bail!("{steps} batches for an execution of 1 to {most} steps");
+        };
+        // What is behind the count is never looked at.
+        let rest = std::iter::repeat_n(last, most - steps);
+        let mut flags = vec![self.session.flag(stop)?];
+        if self.execution.is_counted() {
+            flags.push(self.session.replicate_one(&HostTensor::scalar_i32(steps as i32))?);
+        }
+        let inputs = batches.iter().chain(rest).flatten().chain(&flags).chain(&self.held).map(Arg::Borrow);
         let state = std::mem::take(&mut self.state);
-        let arguments = state.into_iter().map(Arg::Donate).chain(batch.iter().map(Arg::Borrow)).collect();
+        let arguments = state.into_iter().map(Arg::Donate).chain(inputs).collect();
         let mut outputs = self.program.execute(arguments)?;
         let metrics = outputs.pop();
         self.state = outputs;
-        self.iteration += 1;
+        self.iteration += steps as u64;
         let Some(metrics) = metrics else { bail!("the training step gave no metrics") };
-        let metrics = metrics.fetch(0)?.to_f32()?;
-        let [loss, correct, weight, stop] = metrics[..] else {
-            bail!("the training step gave {} metrics, expected {METRICS}", metrics.len());
-        };
-        let totals = Totals { loss: loss.into(), correct: correct.into(), weight: weight.into() };
-        Ok(Outcome { totals, stopped: stop > 0.0 })
+        Ok(Launched { steps, last: self.iteration, metrics })
     }
 
     /// The variables on the devices, moving statistics included.
@@ -176,6 +261,13 @@ impl<'a> Trainer<'a> {
     fn fetch_one(&self, spec: VariableSpec, tensor: &Replicated) -> Result<NamedTensor> {
         let values = tensor.fetch(0)?.to_f32()?;
         Ok(NamedTensor { name: spec.name, dims: spec.dims, values })
+    }
+}
+
+impl Drop for Trainer<'_> {
+    fn drop(&mut self) {
+        // No step may still run when the plugin goes. A failure was, or will be, reported by whoever asks for it.
+        self.state.iter().for_each(|value| drop(value.wait()));
     }
 }
 

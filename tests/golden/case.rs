@@ -153,6 +153,7 @@ impl Case {
         let labels: Vec<i32> = get("labels").iter().map(|&label| label as i32).collect();
         Batch {
             samples: Samples::I16(get("samples").iter().map(|&sample| sample as i16).collect()),
+            places: Vec::new(),
             minimum: to_f32(get("minimum")),
             range: to_f32(get("range")),
             weights: vec![1.0; labels.len()],
