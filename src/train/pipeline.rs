@@ -1,5 +1,5 @@
 //! Steps that follow each other without a gap: while the devices work, the next batches are read, copied to the
-//! devices and put in line; on CPU they are read.
+//! devices and put in line; on CPU they are read and copied.
 //!
 //! Invariant: in a job of several processes which steps are launched depends on the outcomes handed out so far
 //! alone, so that all processes launch the same ones.
@@ -46,6 +46,8 @@ pub struct Pipeline<'r, 's> {
     clock: Clock,
     /// Launches at most at once.
     in_flight: usize,
+    /// The batches of the next launch, on the devices.
+    ready: Option<Vec<Uploaded>>,
     /// Steps not yet launched.
     left: u64,
     launched: VecDeque<Launched>,
@@ -58,7 +60,7 @@ impl<'r, 's> Pipeline<'r, 's> {
     pub fn new(trainer: &'r mut Trainer<'s>, loader: Loader, steps: u64) -> Self {
         let in_flight = if trainer.platform() == Platform::Cpu { IN_FLIGHT_ON_CPU } else { IN_FLIGHT };
         let (clock, launched, outcomes) = (Clock::default(), VecDeque::new(), VecDeque::new());
-        Self { trainer, loader, clock, in_flight, left: steps, launched, outcomes }
+        Self { trainer, loader, clock, in_flight, ready: None, left: steps, launched, outcomes }
     }
 
     /// Whether the next outcome is there already, having come together with the last.
@@ -97,6 +99,9 @@ impl<'r, 's> Pipeline<'r, 's> {
         while self.left > 0 && self.launched.len() < self.in_flight {
             self.launch(stop)?;
         }
+        if self.left > 0 && self.ready.is_none() {
+            self.ready = Some(self.upload_next()?);
+        }
         if let Some(oldest) = self.launched.pop_front() {
             let first = oldest.first();
             self.outcomes.extend((first..).zip(oldest.wait()?));
@@ -105,6 +110,17 @@ impl<'r, 's> Pipeline<'r, 's> {
     }
 
     fn launch(&mut self, stop: bool) -> Result<()> {
+        let uploaded = match self.ready.take() {
+            Some(uploaded) => uploaded,
+            None => self.upload_next()?,
+        };
+        self.launched.push_back(self.trainer.launch(&uploaded, stop)?);
+        self.left -= uploaded.len() as u64;
+        Ok(())
+    }
+
+    /// The batches of the next launch.
+    fn upload_next(&mut self) -> Result<Vec<Uploaded>> {
         let began = Instant::now();
         let steps = self.left.min(self.trainer.steps_at_once() as u64);
         let uploaded = (0..steps).map(|_| self.upload()).collect::<Result<Vec<_>>>()?;
@@ -112,9 +128,7 @@ impl<'r, 's> Pipeline<'r, 's> {
         if self.launched.back().map_or(Ok(true), Launched::is_done)? {
             self.clock.waiting += began.elapsed();
         }
-        self.launched.push_back(self.trainer.launch(&uploaded, stop)?);
-        self.left -= steps;
-        Ok(())
+        Ok(uploaded)
     }
 
     fn upload(&mut self) -> Result<Uploaded> {
