@@ -3,19 +3,36 @@
 //! Keras's `Conv1D(activation="relu")` (valid padding, stride 1) followed by `MaxPooling1D` (valid padding, stride =
 //! size, a remainder is dropped; of equal elements the first takes the gradient).
 //! The layer is memory traffic more than arithmetic: before pooling its result is `pool` times as large as after, and
-//! a plain graph writes it, reads it back for bias and relu, and needs it again for the gradient. Here a loop takes
-//! one row of the batch at a time, so that only the pooled result, and for the gradient one byte of each pool, leave the
-//! cache: which member it was, or that relu let none through. Products are taken on patches, one matrix for each member
-//! of the pool.
-//! Usage: `let y = conv_pool::conv_relu_pool(&mut g, x, kernel, bias, 2);`
+//! a plain graph writes it, reads it back for bias and relu, and needs it again for the gradient. Two ways around that,
+//! with the same result, [`ConvForm`]; in both what the gradient needs of a pool is one byte: which member it was, or that
+//! relu let none through.
+//! Usage: `let y = conv_pool::conv_relu_pool(&mut g, form, x, kernel, bias, 2);`
 
 use std::panic::Location;
 
 use crate::{Comparison, DotDimensions, ElementType, Graph, PadDimension, Shape, Value};
 
+/// How the layer is laid out.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum ConvForm {
+    /// A loop takes one row of the batch at a time, so that only the pooled result leaves the cache; products are taken
+    /// on patches, one matrix for each member of the pool. What XLA:CPU runs fastest.
+    Looped,
+    /// `pool` neighbouring samples become the channels of one, and one convolution gives all members of a pool side by
+    /// side as its filters: what suits a TPU's wide matrix unit, which three samples of two channels would leave idle.
+    Packed,
+}
+
 /// `x [B, T, C]`, `kernel [K, C, F]`, `bias [F]` -> `[B, (T - K + 1) / pool, F]`.
 #[track_caller]
-pub fn conv_relu_pool(g: &mut Graph, x: Value, kernel: Value, bias: Value, pool: usize) -> Value {
+pub fn conv_relu_pool(
+    g: &mut Graph,
+    form: ConvForm,
+    x: Value,
+    kernel: Value,
+    bias: Value,
+    pool: usize,
+) -> Value {
     let Some(layer) = Layer::new(g, [x, kernel, bias], pool) else {
         let shapes = [x, kernel, bias].map(|v| g.shape(v).to_string()).join(", ");
         let problem = format!(
@@ -25,13 +42,21 @@ pub fn conv_relu_pool(g: &mut Graph, x: Value, kernel: Value, bias: Value, pool:
         g.fail("conv_relu_pool", Location::caller(), problem);
         return x;
     };
-    let forward = |g: &mut Graph| {
-        let (pooled, choice) = layer.forward(g, [x, kernel, bias]);
-        (vec![pooled], choice)
-    };
-    g.custom_vjp(&[x, kernel, bias], forward, move |g, &choice, cotangents| {
-        layer.backward(g, [x, kernel], choice, cotangents[0])
-    })[0]
+    match form {
+        ConvForm::Looped => {
+            let forward = |g: &mut Graph| {
+                let (pooled, choice) = layer.forward(g, [x, kernel, bias]);
+                (vec![pooled], choice)
+            };
+            g.custom_vjp(&[x, kernel, bias], forward, move |g, &choice, cotangents| {
+                layer.backward(g, [x, kernel], choice, cotangents[0])
+            })[0]
+        }
+        ConvForm::Packed => {
+            let members = layer.packed(g, x, kernel);
+            layer.pool_packed(g, members, bias)
+        }
+    }
 }
 
 /// Extents and type.
@@ -138,6 +163,76 @@ impl Layer {
             });
         let d_kernel = g.reshape(done[1], &[self.width, self.channels, self.filters]);
         vec![done[0], d_kernel, done[2]]
+    }
+
+    /// All members of each pool before bias and relu, side by side: `[B, pooled, pool F]`.
+    fn packed(&self, g: &mut Graph, x: Value, kernel: Value) -> Value {
+        let taps = (self.pool + self.width - 1).div_ceil(self.pool);
+        let groups = self.pooled + taps - 1;
+        let wanted = groups * self.pool;
+        let x = if wanted <= self.time {
+            g.slice_in_dim(x, 1, 0, wanted)
+        } else {
+            let rest = g.full(self.ty, 0.0, &[self.batch, wanted - self.time, self.channels]);
+            g.concatenate(&[x, rest], 1)
+        };
+        let x = g.reshape(x, &[self.batch, groups, self.pool * self.channels]);
+        let flat = self.flat(g, kernel);
+        let columns: Vec<Value> = (0..self.pool)
+            .map(|member| {
+                let after = (taps * self.pool - self.width - member) * self.channels;
+                let zeros = |g: &mut Graph, rows: usize| g.full(self.ty, 0.0, &[rows, self.filters]);
+                let (above, below) = (zeros(g, member * self.channels), zeros(g, after));
+                g.concatenate(&[above, flat, below], 0)
+            })
+            .collect();
+        let kernel = g.concatenate(&columns, 1);
+        let kernel = g.reshape(kernel, &[taps, self.pool * self.channels, self.pool * self.filters]);
+        g.conv1d(x, kernel)
+    }
+
+    /// Bias, relu and the greatest member of each pool, `[B, pooled, F]`.
+    fn pool_packed(self, g: &mut Graph, packed: Value, bias: Value) -> Value {
+        let forward = |g: &mut Graph| {
+            let bias = g.broadcast(bias, &[self.batch, self.pooled, self.filters], &[2]);
+            let members: Vec<Value> = (0..self.pool)
+                .map(|member| {
+                    let first = member * self.filters;
+                    let part = g.slice_in_dim(packed, 2, first, first + self.filters);
+                    g.add(part, bias)
+                })
+                .collect();
+            let (result, choice) = self.relu_pool(g, &members);
+            (vec![result], choice)
+        };
+        g.custom_vjp(&[packed, bias], forward, move |g, &choice, cotangents| {
+            let members = self.spread(g, choice, cotangents[0]);
+            let packed = g.concatenate(&members, 2);
+            let sums = g.sum(packed, &[0, 1]);
+            let by_member = g.reshape(sums, &[self.pool, self.filters]);
+            vec![packed, g.sum(by_member, &[0])]
+        })[0]
+    }
+
+    /// Relu of the greatest of a pool's members, and which it is, or [`Self::pool`] where relu made it 0.
+    fn relu_pool(&self, g: &mut Graph, members: &[Value]) -> (Value, Value) {
+        let (greatest, place) = first_greatest(g, members);
+        let result = g.relu(greatest);
+        let (zero, none) = (g.scalar(self.ty, 0.0), g.scalar(ElementType::U8, self.pool as f64));
+        let positive = g.compare(greatest, zero, Comparison::Gt);
+        (result, g.select(positive, place, none))
+    }
+
+    /// The members' cotangents from that of the pooled result.
+    fn spread(&self, g: &mut Graph, choice: Value, cotangent: Value) -> Vec<Value> {
+        let zero = g.scalar(self.ty, 0.0);
+        (0..self.pool)
+            .map(|member| {
+                let place = g.scalar(ElementType::U8, member as f64);
+                let here = g.compare(choice, place, Comparison::Eq);
+                g.select(here, cotangent, zero)
+            })
+            .collect()
     }
 
     /// The kernel as a matrix `[K C, F]`.

@@ -6,10 +6,11 @@
 //! moving ones.
 
 use super::ModelConfig;
-use super::forms::{Forms, FrontEnd};
+use super::forms::Forms;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use tpu_train_hlo::{ElementType, Graph, Value, conv_pool, lstm, pool, random};
+use tpu_train_hlo::conv_pool::conv_relu_pool;
+use tpu_train_hlo::{ElementType, Graph, Value, lstm, random};
 
 /// Over which rows batch normalisation takes its statistics in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -87,13 +88,15 @@ pub fn forward(
     training: Option<&Training>,
 ) -> Forward {
     let v = variables;
-    let x = conv_and_pool(g, config, forms, windows, [v[0], v[1]], ["conv1d", "max_pooling1d"]);
-    let x = conv_and_pool(g, config, forms, x, [v[2], v[3]], ["conv1d_1", "max_pooling1d_1"]);
-    let normalization = g.scope("batch_normalization", |g| batch_norm(g, config, x, &v[4..8], training));
-    let Normalization { factor, shift, moving_statistics } = normalization;
+    let pool = config.pool_size;
+    let x = g.scope("conv1d", |g| conv_relu_pool(g, forms.conv, windows, v[0], v[1], pool));
+    let x = g.scope("conv1d_1", |g| conv_relu_pool(g, forms.conv, x, v[2], v[3], pool));
+    let normalization =
+        g.scope("batch_normalization", |g| batch_norm(g, config, forms, x, &v[4..8], training));
+    let Normalization { centred, factor, shift, moving_statistics } = normalization;
     let x = g.scope("lstm", |g| {
         let (kernel, bias) = fold(g, factor, shift, v[8], v[10]);
-        lstm::last_hidden(g, forms.lstm, x, kernel, v[9], bias)
+        lstm::last_hidden(g, forms.lstm, centred, kernel, v[9], bias)
     });
     let x = g.scope("dense", |g| {
         let x = dense(g, x, v[11], v[12]);
@@ -107,29 +110,6 @@ pub fn forward(
     };
     let logits = g.scope("dense_1", |g| dense(g, x, v[13], v[14]));
     Forward { logits, moving_statistics }
-}
-
-fn conv_and_pool(
-    g: &mut Graph,
-    config: &ModelConfig,
-    forms: &Forms,
-    x: Value,
-    [kernel, bias]: [Value; 2],
-    [conv, pool]: [&str; 2],
-) -> Value {
-    match forms.front_end {
-        FrontEnd::Looped => {
-            g.scope(conv, |g| conv_pool::conv_relu_pool(g, x, kernel, bias, config.pool_size))
-        }
-        FrontEnd::Layered => {
-            let x = g.scope(conv, |g| {
-                let x = g.conv1d(x, kernel);
-                let x = add_bias(g, x, bias);
-                g.relu(x)
-            });
-            g.scope(pool, |g| pool::max_pool1d(g, x, config.pool_size))
-        }
-    }
 }
 
 fn dense(g: &mut Graph, x: Value, kernel: Value, bias: Value) -> Value {
@@ -154,9 +134,13 @@ pub(crate) fn sum_over_replicas(g: &mut Graph, v: Value, replicas: usize) -> Val
     if replicas > 1 { g.all_reduce(v, tpu_train_hlo::Reducer::Add) } else { v }
 }
 
-/// What batch normalisation does to its input: `x · factor + shift`, `[F]` each.
+/// What batch normalisation makes of its input: `centred · factor + shift`.
 struct Normalization {
+    /// The input less its mean, `[B, T, F]`.
+    centred: Value,
+    /// `[F]`.
     factor: Value,
+    /// `[F]`.
     shift: Value,
     moving_statistics: Option<[Value; 2]>,
 }
@@ -164,31 +148,33 @@ struct Normalization {
 fn batch_norm(
     g: &mut Graph,
     config: &ModelConfig,
+    forms: &Forms,
     x: Value,
     variables: &[Value],
     training: Option<&Training>,
 ) -> Normalization {
     let [gamma, beta, moving_mean, moving_variance] =
         [variables[0], variables[1], variables[2], variables[3]];
-    let (mean, variance, moving_statistics) = match training {
-        None => (moving_mean, moving_variance, None),
+    let (centred, variance, moving_statistics) = match training {
+        None => {
+            let mean = along_features(g, moving_mean, x);
+            (g.sub(x, mean), moving_variance, None)
+        }
         Some(training) => {
-            let statistics = batch_statistics(g, x, training);
+            let statistics = batch_statistics(g, forms, x, training);
             let moving = moving_statistics(g, config, [moving_mean, moving_variance], &statistics, training);
-            (statistics.mean, statistics.variance, Some(moving))
+            (statistics.centred, statistics.variance, Some(moving))
         }
     };
     let epsilon = g.scalar(ElementType::F32, config.batch_norm_epsilon);
     let variance = g.add(variance, epsilon);
     let inverse = g.rsqrt(variance);
-    let factor = g.mul(inverse, gamma);
-    let shift = g.mul(mean, factor);
-    let shift = g.sub(beta, shift);
-    Normalization { factor, shift, moving_statistics }
+    Normalization { centred, factor: g.mul(inverse, gamma), shift: beta, moving_statistics }
 }
 
-/// The kernel and the bias of a layer that takes `x · factor + shift`, made to take `x`: the normalised input, as large
-/// as its input, is never written.
+/// The kernel and the bias of a layer that takes `x · factor + shift`, made to take `x`: one pass over it less.
+/// (Taking the mean out by the bias as well would save another, but loses digits where it is large beside the
+/// deviation.)
 fn fold(g: &mut Graph, factor: Value, shift: Value, kernel: Value, bias: Value) -> (Value, Value) {
     let dims = g.dims(kernel);
     let row = g.reshape(shift, &[1, dims[0]]);
@@ -199,6 +185,8 @@ fn fold(g: &mut Graph, factor: Value, shift: Value, kernel: Value, bias: Value) 
 }
 
 struct Statistics {
+    /// The input less its mean.
+    centred: Value,
     mean: Value,
     variance: Value,
     /// Sum of the weights of the rows they were taken over.
@@ -207,7 +195,7 @@ struct Statistics {
 
 /// Mean and biased variance over rows and time of `x` `[B, T, F]`, each row counted by its weight; the
 /// variance from the centred values, as Keras takes it.
-fn batch_statistics(g: &mut Graph, x: Value, training: &Training) -> Statistics {
+fn batch_statistics(g: &mut Graph, forms: &Forms, x: Value, training: &Training) -> Statistics {
     let dims = g.shape(x).dims.clone();
     let replicas = match training.batch_norm {
         BatchNormScope::Synced => training.replicas,
@@ -224,7 +212,7 @@ fn batch_statistics(g: &mut Graph, x: Value, training: &Training) -> Statistics 
     // Each row's own mean and squared deviations in one pass over it, then those of the batch (Chan, Golub and LeVeque
     // 1983, "Algorithms for computing the sample variance").
     let forward = |g: &mut Graph| {
-        let (row_means, row_squares) = row_moments(g, x);
+        let (row_means, row_squares) = row_moments(g, forms, x);
         let mean_of = |g: &mut Graph, sums: Value| {
             let weights = g.broadcast(rows, &[dims[0], dims[2]], &[0]);
             let weighted = g.mul(sums, weights);
@@ -239,45 +227,61 @@ fn batch_statistics(g: &mut Graph, x: Value, training: &Training) -> Statistics 
         let off = g.mul(off, off);
         let off = g.mul(off, steps);
         let squares = g.add(row_squares, off);
-        (vec![mean, mean_of(g, squares)], mean)
+        let centre = along_features(g, mean, x);
+        let centred = g.sub(x, centre);
+        (vec![centred, mean, mean_of(g, squares)], centred)
     };
     // The variance does not change with the mean it is taken about, so its cotangent reaches x directly:
-    // weight / count · (d_mean + 2 (x − mean) d_variance), one pass over x.
-    let rule = move |g: &mut Graph, &mean: &Value, cotangents: &[Value]| {
-        let [d_mean, d_variance] = [cotangents[0], cotangents[1]].map(|d| {
+    // d_centred + weight / count · (d_mean − Σ d_centred + 2 centred d_variance).
+    let rule = move |g: &mut Graph, &centred: &Value, cotangents: &[Value]| {
+        let &[d_centred, d_mean, d_variance] = cotangents else { return cotangents.to_vec() };
+        let sum = g.sum(d_centred, &[0, 1]);
+        let d_mean = g.sub(d_mean, sum);
+        let [d_mean, d_variance] = [d_mean, d_variance].map(|d| {
             let sum = sum_over_replicas(g, d, replicas);
             g.div(sum, count)
         });
         let two = g.scalar(ElementType::F32, 2.0);
         let slope = g.mul(d_variance, two);
-        let [mean, d_mean, slope] = [mean, d_mean, slope].map(|v| along_features(g, v, x));
-        let centred = g.sub(x, mean);
+        let [d_mean, slope] = [d_mean, slope].map(|v| along_features(g, v, centred));
         let part = g.mul(centred, slope);
         let part = g.add(part, d_mean);
-        let dims = g.dims(x);
+        let dims = g.dims(centred);
         let weights = g.broadcast(rows, &dims, &[0]);
-        vec![g.mul(part, weights)]
+        let part = g.mul(part, weights);
+        vec![g.add(d_centred, part)]
     };
-    let moments = g.custom_vjp(&[x], forward, rule);
-    Statistics { mean: moments[0], variance: moments[1], weight }
+    let found = g.custom_vjp(&[x], forward, rule);
+    Statistics { centred: found[0], mean: found[1], variance: found[2], weight }
 }
 
 /// Of each row of `x` `[B, T, F]` the mean over time and the sum of the squared deviations from it, `[B, F]` each.
-fn row_moments(g: &mut Graph, x: Value) -> (Value, Value) {
-    let &[rows, time, features] = &g.shape(x).dims[..] else { return (x, x) };
+fn row_moments(g: &mut Graph, forms: &Forms, x: Value) -> (Value, Value) {
+    let &[rows, _, features] = &g.shape(x).dims[..] else { return (x, x) };
+    if !forms.loop_over_moments {
+        return moments(g, x);
+    }
     let zeros = g.full(ElementType::F32, 0.0, &[rows, features]);
     let done = g.counted_loop(rows, &[zeros, zeros], &[x], move |g, row, carry, fixed| {
         let x = g.row(fixed[0], row);
-        let sum = g.sum(x, &[0]);
-        let steps = g.scalar(ElementType::F32, time as f64);
-        let mean = g.div(sum, steps);
-        let centre = along_features(g, mean, x);
-        let off = g.sub(x, centre);
-        let squared = g.mul(off, off);
-        let squares = g.sum(squared, &[0]);
+        let (mean, squares) = moments(g, x);
         vec![g.put_row(carry[0], row, mean), g.put_row(carry[1], row, squares)]
     });
     (done[0], done[1])
+}
+
+/// Over the last dimension but one of `x`, the mean and the sum of the squared deviations from it.
+fn moments(g: &mut Graph, x: Value) -> (Value, Value) {
+    let dims = g.shape(x).dims.clone();
+    let time = dims.len() - 2;
+    let sum = g.sum(x, &[time]);
+    let steps = g.scalar(ElementType::F32, dims[time] as f64);
+    let mean = g.div(sum, steps);
+    let others: Vec<usize> = (0..dims.len()).filter(|&d| d != time).collect();
+    let centre = g.broadcast(mean, &dims, &others);
+    let off = g.sub(x, centre);
+    let squared = g.mul(off, off);
+    (mean, g.sum(squared, &[time]))
 }
 
 /// `moving · momentum + batch · (1 − momentum)`; with per-replica statistics the mean of what the replicas

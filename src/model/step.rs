@@ -345,6 +345,8 @@ fn learn(
     let sums = network::sum_over_replicas(g, sums, config.replicas);
     let global_weight = g.slice_in_dim(sums, 0, 2, 3);
     let global_weight = g.reshape(global_weight, &[]);
+    // It does not depend on the variables; without this its cotangent would be summed over the replicas too.
+    let global_weight = g.stop_gradient(global_weight);
 
     // The objective is the sum over the replicas of each one's share, so that the transpose of the
     // statistics' all-reduce is an all-reduce and the gradients are summed once.

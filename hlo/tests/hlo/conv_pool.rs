@@ -1,6 +1,6 @@
 //! Convolution, bias, relu and pool in one loop, against the layers one by one.
 
-use tpu_train_hlo::conv_pool::conv_relu_pool;
+use tpu_train_hlo::conv_pool::{ConvForm, conv_relu_pool};
 use tpu_train_hlo::eval::Tensor;
 use tpu_train_hlo::pool::max_pool1d;
 use tpu_train_hlo::{Graph, Value};
@@ -20,7 +20,7 @@ fn layer_by_layer(g: &mut Graph, x: Value, kernel: Value, bias: Value, pool: usi
 fn results(
     inputs: &[Tensor],
     pool: usize,
-    layer: fn(&mut Graph, Value, Value, Value, usize) -> Value,
+    layer: impl Fn(&mut Graph, Value, Value, Value, usize) -> Value,
 ) -> Vec<Vec<f64>> {
     let mut g = Graph::new("conv_pool");
     let parameters: Vec<Value> =
@@ -31,6 +31,8 @@ fn results(
     outputs.extend(g.gradients(objective, &parameters));
     values(&g, &outputs, inputs)
 }
+
+const FORMS: [ConvForm; 2] = [ConvForm::Looped, ConvForm::Packed];
 
 /// Batch, time, channels, kernel length, filters, pool: with and without a rest in the pool.
 const SIZES: [[usize; 6]; 5] =
@@ -46,9 +48,11 @@ fn equals_the_layers_one_by_one() {
         let inputs: Vec<Tensor> =
             shapes(sizes).iter().enumerate().map(|(i, dims)| tensor(20 + i as u32, dims)).collect();
         let expected = results(&inputs, sizes[5], layer_by_layer);
-        let found = results(&inputs, sizes[5], conv_relu_pool);
-        for (found, expected) in found.iter().zip(&expected) {
-            assert_close(found, expected, 1e-12);
+        for form in FORMS {
+            let found = results(&inputs, sizes[5], |g, x, k, b, p| conv_relu_pool(g, form, x, k, b, p));
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(found, expected, 1e-12);
+            }
         }
     }
 }
@@ -66,8 +70,11 @@ fn ties_and_what_relu_stops_go_where_the_layers_send_them() {
         shapes(sizes).iter().enumerate().map(|(i, dims)| coarse(30 + i as u32, dims)).collect();
     let expected = results(&inputs, 2, layer_by_layer);
     assert!(expected[0].iter().filter(|&&y| y == 0.0).count() > 5, "relu stops nothing");
-    for (found, expected) in results(&inputs, 2, conv_relu_pool).iter().zip(&expected) {
-        assert_close(found, expected, 1e-12);
+    for form in FORMS {
+        let found = results(&inputs, 2, |g, x, k, b, p| conv_relu_pool(g, form, x, k, b, p));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close(found, expected, 1e-12);
+        }
     }
 }
 
@@ -76,7 +83,9 @@ fn equals_central_differences() {
     for sizes in SIZES {
         let s = shapes(sizes);
         let dims: Vec<&[usize]> = s.iter().map(Vec::as_slice).collect();
-        check_gradients(&dims, |g, p| conv_relu_pool(g, p[0], p[1], p[2], sizes[5]));
+        for form in FORMS {
+            check_gradients(&dims, |g, p| conv_relu_pool(g, form, p[0], p[1], p[2], sizes[5]));
+        }
     }
 }
 
@@ -85,7 +94,7 @@ fn a_signal_too_short_is_an_error() {
     let mut g = Graph::new("short");
     let x = g.parameter("x", f32s(&[1, 3, 2]));
     let (kernel, bias) = (g.parameter("k", f32s(&[3, 2, 4])), g.parameter("b", f32s(&[4])));
-    conv_relu_pool(&mut g, x, kernel, bias, 2);
+    conv_relu_pool(&mut g, ConvForm::Looped, x, kernel, bias, 2);
     let message = g.finish().unwrap_err().to_string();
     assert!(message.contains("conv_relu_pool at ") && message.contains("f32[1,3,2]"), "{message}");
 }
