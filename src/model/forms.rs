@@ -11,19 +11,19 @@ pub use tpu_train_hlo::lstm::{Blocks, LstmForm};
 pub struct Forms {
     /// Each convolution with its bias, relu and pool.
     pub conv: ConvForm,
-    /// Whether a row's moments are taken in a loop over the rows, or of the whole batch at once.
-    pub loop_over_moments: bool,
+    /// Whether batch normalisation takes its sums over time in a loop over the rows, or of the whole batch at once.
+    pub loop_over_rows: bool,
     /// The LSTM.
     pub lstm: LstmForm,
 }
 
 impl Forms {
     /// XLA:CPU: what leaves the cache costs more than what is computed.
-    pub const CPU: Self = Self { conv: ConvForm::Looped, loop_over_moments: true, lstm: LstmForm::Stepwise };
+    pub const CPU: Self = Self { conv: ConvForm::Looped, loop_over_rows: true, lstm: LstmForm::Stepwise };
     /// TPU, and what is like it: few and large accesses to the device's memory, full matrix units.
     pub const ACCELERATOR: Self = Self {
         conv: ConvForm::Packed,
-        loop_over_moments: false,
-        lstm: LstmForm::Blocked(Blocks { steps: 32, unroll: 4 }),
+        loop_over_rows: false,
+        lstm: LstmForm::Blocked(Blocks { steps: 96, unroll: 4 }),
     };
 }

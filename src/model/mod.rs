@@ -10,6 +10,7 @@
 //! step and the evaluation; [`execution`] what one execution of the former does; [`inference`] the one that is
 //! exported. Names, shapes, order and semantics are those of Keras 3, so that [`files`] needs no translation table.
 
+mod batch_norm;
 pub mod execution;
 pub mod files;
 pub mod flops;

@@ -5,8 +5,8 @@
 //! rows count for nothing, over all replicas or over each replica's own rows; in evaluation it takes the
 //! moving ones.
 
-use super::ModelConfig;
 use super::forms::Forms;
+use super::{ModelConfig, batch_norm};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tpu_train_hlo::conv_pool::conv_relu_pool;
@@ -91,13 +91,9 @@ pub fn forward(
     let pool = config.pool_size;
     let x = g.scope("conv1d", |g| conv_relu_pool(g, forms.conv, windows, v[0], v[1], pool));
     let x = g.scope("conv1d_1", |g| conv_relu_pool(g, forms.conv, x, v[2], v[3], pool));
-    let normalization =
-        g.scope("batch_normalization", |g| batch_norm(g, config, forms, x, &v[4..8], training));
-    let Normalization { centred, factor, shift, moving_statistics } = normalization;
-    let x = g.scope("lstm", |g| {
-        let (kernel, bias) = fold(g, factor, shift, v[8], v[10]);
-        lstm::last_hidden(g, forms.lstm, centred, kernel, v[9], bias)
-    });
+    let (x, moving_statistics) =
+        g.scope("batch_normalization", |g| batch_norm::apply(g, config, forms, x, &v[4..8], training));
+    let x = g.scope("lstm", |g| lstm::last_hidden(g, forms.lstm, x, v[8], v[9], v[10]));
     let x = g.scope("dense", |g| {
         let x = dense(g, x, v[11], v[12]);
         g.relu(x)
@@ -124,7 +120,7 @@ fn add_bias(g: &mut Graph, x: Value, bias: Value) -> Value {
 }
 
 /// `[F]` repeated to the shape of `like`, whose last dimension is F.
-fn along_features(g: &mut Graph, features: Value, like: Value) -> Value {
+pub(super) fn along_features(g: &mut Graph, features: Value, like: Value) -> Value {
     let dims = g.shape(like).dims.clone();
     g.broadcast(features, &dims, &[dims.len() - 1])
 }
@@ -132,186 +128,6 @@ fn along_features(g: &mut Graph, features: Value, like: Value) -> Value {
 /// Sum over all replicas; the value itself where there is one.
 pub(crate) fn sum_over_replicas(g: &mut Graph, v: Value, replicas: usize) -> Value {
     if replicas > 1 { g.all_reduce(v, tpu_train_hlo::Reducer::Add) } else { v }
-}
-
-/// What batch normalisation makes of its input: `centred · factor + shift`.
-struct Normalization {
-    /// The input less its mean, `[B, T, F]`.
-    centred: Value,
-    /// `[F]`.
-    factor: Value,
-    /// `[F]`.
-    shift: Value,
-    moving_statistics: Option<[Value; 2]>,
-}
-
-fn batch_norm(
-    g: &mut Graph,
-    config: &ModelConfig,
-    forms: &Forms,
-    x: Value,
-    variables: &[Value],
-    training: Option<&Training>,
-) -> Normalization {
-    let [gamma, beta, moving_mean, moving_variance] =
-        [variables[0], variables[1], variables[2], variables[3]];
-    let (centred, variance, moving_statistics) = match training {
-        None => {
-            let mean = along_features(g, moving_mean, x);
-            (g.sub(x, mean), moving_variance, None)
-        }
-        Some(training) => {
-            let statistics = batch_statistics(g, forms, x, training);
-            let moving = moving_statistics(g, config, [moving_mean, moving_variance], &statistics, training);
-            (statistics.centred, statistics.variance, Some(moving))
-        }
-    };
-    let epsilon = g.scalar(ElementType::F32, config.batch_norm_epsilon);
-    let variance = g.add(variance, epsilon);
-    let inverse = g.rsqrt(variance);
-    Normalization { centred, factor: g.mul(inverse, gamma), shift: beta, moving_statistics }
-}
-
-/// The kernel and the bias of a layer that takes `x · factor + shift`, made to take `x`: one pass over it less.
-/// (Taking the mean out by the bias as well would save another, but loses digits where it is large beside the
-/// deviation.)
-fn fold(g: &mut Graph, factor: Value, shift: Value, kernel: Value, bias: Value) -> (Value, Value) {
-    let dims = g.dims(kernel);
-    let row = g.reshape(shift, &[1, dims[0]]);
-    let from_shift = g.matmul(row, kernel);
-    let from_shift = g.reshape(from_shift, &[dims[1]]);
-    let factor = g.broadcast(factor, &dims, &[0]);
-    (g.mul(kernel, factor), g.add(bias, from_shift))
-}
-
-struct Statistics {
-    /// The input less its mean.
-    centred: Value,
-    mean: Value,
-    variance: Value,
-    /// Sum of the weights of the rows they were taken over.
-    weight: Value,
-}
-
-/// Mean and biased variance over rows and time of `x` `[B, T, F]`, each row counted by its weight; the
-/// variance from the centred values, as Keras takes it.
-fn batch_statistics(g: &mut Graph, forms: &Forms, x: Value, training: &Training) -> Statistics {
-    let dims = g.shape(x).dims.clone();
-    let replicas = match training.batch_norm {
-        BatchNormScope::Synced => training.replicas,
-        BatchNormScope::Local => 1,
-    };
-    let weight = g.sum(training.weights, &[0]);
-    let weight = sum_over_replicas(g, weight, replicas);
-    // A replica may hold padding alone; its statistics are then zeros that no row uses.
-    let one = g.scalar(ElementType::F32, 1.0);
-    let divisor = g.max(weight, one);
-    let steps = g.scalar(ElementType::F32, dims[1] as f64);
-    let count = g.mul(divisor, steps);
-    let rows = training.weights;
-    // Each row's own mean and squared deviations in one pass over it, then those of the batch (Chan, Golub and LeVeque
-    // 1983, "Algorithms for computing the sample variance").
-    let forward = |g: &mut Graph| {
-        let (row_means, row_squares) = row_moments(g, forms, x);
-        let mean_of = |g: &mut Graph, sums: Value| {
-            let weights = g.broadcast(rows, &[dims[0], dims[2]], &[0]);
-            let weighted = g.mul(sums, weights);
-            let sum = g.sum(weighted, &[0]);
-            let sum = sum_over_replicas(g, sum, replicas);
-            g.div(sum, count)
-        };
-        let sums = g.mul(row_means, steps);
-        let mean = mean_of(g, sums);
-        let centre = along_features(g, mean, row_means);
-        let off = g.sub(row_means, centre);
-        let off = g.mul(off, off);
-        let off = g.mul(off, steps);
-        let squares = g.add(row_squares, off);
-        let centre = along_features(g, mean, x);
-        let centred = g.sub(x, centre);
-        (vec![centred, mean, mean_of(g, squares)], centred)
-    };
-    // The variance does not change with the mean it is taken about, so its cotangent reaches x directly:
-    // d_centred + weight / count · (d_mean − Σ d_centred + 2 centred d_variance).
-    let rule = move |g: &mut Graph, &centred: &Value, cotangents: &[Value]| {
-        let &[d_centred, d_mean, d_variance] = cotangents else { return cotangents.to_vec() };
-        let sum = g.sum(d_centred, &[0, 1]);
-        let d_mean = g.sub(d_mean, sum);
-        let [d_mean, d_variance] = [d_mean, d_variance].map(|d| {
-            let sum = sum_over_replicas(g, d, replicas);
-            g.div(sum, count)
-        });
-        let two = g.scalar(ElementType::F32, 2.0);
-        let slope = g.mul(d_variance, two);
-        let [d_mean, slope] = [d_mean, slope].map(|v| along_features(g, v, centred));
-        let part = g.mul(centred, slope);
-        let part = g.add(part, d_mean);
-        let dims = g.dims(centred);
-        let weights = g.broadcast(rows, &dims, &[0]);
-        let part = g.mul(part, weights);
-        vec![g.add(d_centred, part)]
-    };
-    let found = g.custom_vjp(&[x], forward, rule);
-    Statistics { centred: found[0], mean: found[1], variance: found[2], weight }
-}
-
-/// Of each row of `x` `[B, T, F]` the mean over time and the sum of the squared deviations from it, `[B, F]` each.
-fn row_moments(g: &mut Graph, forms: &Forms, x: Value) -> (Value, Value) {
-    let &[rows, _, features] = &g.shape(x).dims[..] else { return (x, x) };
-    if !forms.loop_over_moments {
-        return moments(g, x);
-    }
-    let zeros = g.full(ElementType::F32, 0.0, &[rows, features]);
-    let done = g.counted_loop(rows, &[zeros, zeros], &[x], move |g, row, carry, fixed| {
-        let x = g.row(fixed[0], row);
-        let (mean, squares) = moments(g, x);
-        vec![g.put_row(carry[0], row, mean), g.put_row(carry[1], row, squares)]
-    });
-    (done[0], done[1])
-}
-
-/// Over the last dimension but one of `x`, the mean and the sum of the squared deviations from it.
-fn moments(g: &mut Graph, x: Value) -> (Value, Value) {
-    let dims = g.shape(x).dims.clone();
-    let time = dims.len() - 2;
-    let sum = g.sum(x, &[time]);
-    let steps = g.scalar(ElementType::F32, dims[time] as f64);
-    let mean = g.div(sum, steps);
-    let others: Vec<usize> = (0..dims.len()).filter(|&d| d != time).collect();
-    let centre = g.broadcast(mean, &dims, &others);
-    let off = g.sub(x, centre);
-    let squared = g.mul(off, off);
-    (mean, g.sum(squared, &[time]))
-}
-
-/// `moving · momentum + batch · (1 − momentum)`; with per-replica statistics the mean of what the replicas
-/// that hold a window would set, so that all replicas stay equal.
-fn moving_statistics(
-    g: &mut Graph,
-    config: &ModelConfig,
-    moving: [Value; 2],
-    batch: &Statistics,
-    training: &Training,
-) -> [Value; 2] {
-    let batch_values = [batch.mean, batch.variance].map(|value| {
-        let value = g.stop_gradient(value);
-        if training.batch_norm == BatchNormScope::Synced || training.replicas == 1 {
-            return value;
-        }
-        let one = g.scalar(ElementType::F32, 1.0);
-        let present = g.min(batch.weight, one);
-        let sum = g.mul(value, present);
-        let sum = sum_over_replicas(g, sum, training.replicas);
-        let holders = sum_over_replicas(g, present, training.replicas);
-        g.div(sum, holders)
-    });
-    let momentum = g.scalar(ElementType::F32, config.batch_norm_momentum);
-    let rest = g.scalar(ElementType::F32, 1.0 - config.batch_norm_momentum);
-    [0, 1].map(|i| {
-        let kept = g.mul(moving[i], momentum);
-        let new = g.mul(batch_values[i], rest);
-        g.add(kept, new)
-    })
 }
 
 /// Drops units with probability `rate` and scales the others by 1 / (1 − rate). The draw of a unit depends
