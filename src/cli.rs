@@ -80,7 +80,8 @@ pub struct PlatformArgs {
     /// PJRT plugin to load instead of the one the platform would take
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
-    /// Outer data-parallel axis; on CPU as many virtual devices [default: what the runtime reports]
+    /// Outer data-parallel axis; on CPU as many virtual devices [default: what the runtime reports; on CPU one, of a
+    /// virtual device for each processor that the batch divides over]
     #[arg(long, value_name = "N")]
     pub slices: Option<usize>,
     /// Virtual devices in each slice, on CPU

@@ -99,7 +99,7 @@ fn cpu() -> String {
 }
 
 /// As XLA counts them: `NPROC`, or the processors this process may run on.
-fn threads() -> usize {
+pub(super) fn threads() -> usize {
     let asked = std::env::var("NPROC").ok().and_then(|count| count.parse().ok());
     asked.or_else(allowed).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }

@@ -27,6 +27,7 @@ pub mod watchdog;
 use crate::cli::TrainArgs;
 use crate::config::TrainConfig;
 use crate::doctor;
+use crate::model::network::BatchNormScope;
 use anyhow::Result;
 use dataset::Dataset;
 use run::Run;
@@ -45,7 +46,11 @@ pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let dataset = Dataset::for_training(args, &config, stop)?;
     let watchdog = Watchdog::start();
     let starting = watchdog.enter(Phase::Initialise);
-    let session = Session::start(&args.platform, config.batch_size, args.xla_dump.clone())?;
+    let start = match config.batch_norm {
+        BatchNormScope::Synced => Session::start,
+        BatchNormScope::Local => Session::start_unspread,
+    };
+    let session = start(&args.platform, config.batch_size, args.xla_dump.clone())?;
     drop(starting);
     config.batch_size = Some(session.batch_size);
     let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;

@@ -1,5 +1,6 @@
 //! A plugin at work: its devices as a mesh, the batch cut over them, programs compiled for them.
 
+use super::machine;
 use crate::cli::PlatformArgs;
 use crate::data::{Batch, Samples};
 use crate::doctor;
@@ -32,15 +33,43 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the runtime that `args` ask for.
+    /// Starts the runtime that `args` ask for. On the CPU, where nothing is asked for, the batch is cut over as many
+    /// virtual devices as there are processors, as far as it divides: replicas share no work, so none waits for
+    /// another's part of each operation.
     ///
     /// # Errors
     /// When the machine is not fit for it, there is no such plugin, or the batch does not divide over the mesh.
     pub fn start(args: &PlatformArgs, batch_size: Option<usize>, dump: Option<PathBuf>) -> Result<Self> {
+        let devices = match (args.slices, args.devices_per_slice) {
+            (None, None) => replicas_for(batch_size.unwrap_or(BATCH_ON_CPU), machine::threads()),
+            (_, devices) => devices.unwrap_or(1),
+        };
+        Self::open(args, devices, batch_size, dump)
+    }
+
+    /// As [`Self::start`], but where nothing is asked for with one device on the CPU: for a model whose replicas do not
+    /// share their batch statistics.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_unspread(
+        args: &PlatformArgs,
+        batch_size: Option<usize>,
+        dump: Option<PathBuf>,
+    ) -> Result<Self> {
+        Self::open(args, args.devices_per_slice.unwrap_or(1), batch_size, dump)
+    }
+
+    fn open(
+        args: &PlatformArgs,
+        cpu_devices_per_slice: usize,
+        batch_size: Option<usize>,
+        dump: Option<PathBuf>,
+    ) -> Result<Self> {
         for warning in doctor::before_run(args)? {
             eprintln!("warning: {}", warning.sentence());
         }
-        let virtual_mesh = Mesh::new(args.slices.unwrap_or(1), args.devices_per_slice.unwrap_or(1))?;
+        let virtual_mesh = Mesh::new(args.slices.unwrap_or(1), cpu_devices_per_slice)?;
         let runtime = Runtime::start(&RuntimeOptions {
             platform: args.platform,
             plugin: args.plugin.clone(),
@@ -183,5 +212,21 @@ impl Session {
             runtime.shard_values(&batch.labels, &[rows], replicas)?,
             runtime.shard_values(&batch.weights, &[rows], replicas)?,
         ])
+    }
+}
+
+/// The most replicas, at most `processors`, that a batch divides over.
+fn replicas_for(batch: usize, processors: usize) -> usize {
+    (1..=processors.max(1)).rev().find(|&replicas| batch.is_multiple_of(replicas)).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replicas_for;
+
+    #[test]
+    fn a_batch_is_cut_over_as_many_processors_as_it_divides() {
+        let cut = |batch, processors| replicas_for(batch, processors);
+        assert_eq!([cut(32, 2), cut(32, 6), cut(7, 6), cut(1, 8), cut(8, 0)], [2, 4, 1, 1, 1]);
     }
 }
