@@ -94,9 +94,6 @@ impl Runtime {
             Platform::Cpu => &[("cpu_device_count", OptionValue::Int(options.cpu_devices as i64))],
             _ => &[],
         };
-        if file.platform == Platform::Cpu {
-            pjrt::keep_freed_memory();
-        }
         let client = Plugin::load(&file)?.client(create)?;
         let platform = actual_platform(&client, &file, options.platform)?;
         let listed = client.devices()?;

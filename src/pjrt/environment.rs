@@ -28,27 +28,6 @@ pub fn prepare_environment() {
     }
 }
 
-/// Makes the C library keep memory that is freed, for the plugin's next execution.
-///
-/// XLA:CPU takes a step's temporaries from `malloc` and frees them at its end. Large blocks would go back to the
-/// kernel each time, and come again as hundreds of thousands of page faults, a third of a step's time. Call it before
-/// the CPU plugin is loaded, whose threads would otherwise get heaps of their own.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        let settings = [
-            (libc::M_MMAP_MAX, 0),
-            (libc::M_TRIM_THRESHOLD, i32::MAX),
-            (libc::M_TOP_PAD, 64 << 20),
-            (libc::M_ARENA_MAX, 1),
-        ];
-        for (parameter, value) in settings {
-            // SAFETY: `mallopt` may be called at any time; it changes nothing about memory in use.
-            unsafe { libc::mallopt(parameter, value) };
-        }
-    }
-}
-
 /// The variables to set, given which are set.
 fn settings(tpu: bool, current: impl Fn(&str) -> Option<String>) -> Vec<(&'static str, String)> {
     let mut settings = Vec::new();

@@ -102,7 +102,6 @@ impl<'a> Run<'a> {
             .with_execution(execution, cache.held);
         if reporter.is_some() {
             eprintln!("windows kept   in {kept}");
-            session.note_on_executions(execution.steps).into_iter().for_each(|note| eprintln!("{note}"));
             eprintln!("compiled       in {seconds:.1} s; a step needs {memory:.2} GB a replica");
         }
         Ok(Self {

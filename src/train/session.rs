@@ -116,14 +116,6 @@ impl Session {
         }
     }
 
-    /// What to know of several steps in one execution here, if anything.
-    pub fn note_on_executions(&self, steps: usize) -> Option<&'static str> {
-        (steps > 1 && self.runtime.platform() == Platform::Cpu).then_some(
-            "note: XLA:CPU has no fast convolutions inside of a loop; --steps-per-execution is for accelerators, \
-             here steps take many times longer with it",
-        )
-    }
-
     /// Compiles a program for the mesh.
     ///
     /// # Errors

@@ -80,8 +80,6 @@ fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
         Some(data) => {
             let (place, kept) = Place::choose(args.cache, &session, data)?;
             eprintln!("windows kept   in {kept}");
-            let note = session.note_on_executions(args.steps_per_execution);
-            note.into_iter().for_each(|note| eprintln!("{note}"));
             place
         }
         None => Place::Shards,
