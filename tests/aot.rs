@@ -232,7 +232,7 @@ fn a_run_takes_its_step_from_a_file_that_fits_and_from_no_other() {
     std::fs::write(bench.path("step.bin"), file).unwrap();
 
     let train = |more: &[&'static str]| {
-        let settings = [&["--steps", "3", "--json", "--platform", "cpu"], more].concat();
+        let settings = [&["--steps", "3", "--json", "--platform", "cpu", "--slices", "1"], more].concat();
         let output = bench.run(&quick(&["train"], &settings));
         let mut summary = json(&output);
         summary.as_object_mut().unwrap().retain(|name, _| name != "model" && name != "logs");
