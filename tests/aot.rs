@@ -225,7 +225,8 @@ fn a_run_takes_its_step_from_a_file_that_fits_and_from_no_other() {
     let Some(runtime) = support::runtime(1) else { return };
     let bench = Bench::new();
     bench.simulate();
-    let module = step::train_step(&quick_step()).unwrap().module;
+    let step = StepConfig { forms: Forms::CPU, ..quick_step() };
+    let module = step::train_step(&step).unwrap().module;
     let compiled = runtime.compile(&module, 1, None).unwrap();
     let payload = compiled.executable().executable().serialize().unwrap();
     let file = runtime.executable_header(&module, 1).unwrap().file(&payload).unwrap();

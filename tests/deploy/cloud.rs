@@ -101,6 +101,8 @@ impl Cloud {
             .env("TPU_TRAIN_LOCK", self.path("no-lock"))
             .env("TPU_TRAIN_POLL", "0")
             .env_remove("TPU_LIBRARY_PATH")
+            // libtpu, which other tests load into this process, sets it.
+            .env_remove("TPU_WORKER_ID")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command

@@ -23,6 +23,8 @@ fn a_run_moves_from_pod_to_pod() {
             .arg(root().join("deploy/scripts/supervise.sh"))
             .args(quick(&["train"], &["--steps", steps]))
             .env("PATH", format!("{}:{}", program.display(), std::env::var("PATH").unwrap()))
+            // libtpu, which other tests load into this process, sets it.
+            .env_remove("TPU_WORKER_ID")
             .env("TPU_TRAIN_OUT", bench.path(out))
             .env("TPU_TRAIN_KEEP", bench.path("bucket"))
             .current_dir(bench.path(""))
