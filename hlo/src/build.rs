@@ -160,13 +160,6 @@ impl Graph {
         self.push(Op::StopGradient, &[v])
     }
 
-    /// `v`, computed once however many operations use it: compilers neither merge what makes it with what uses it nor
-    /// compute it again.
-    #[track_caller]
-    pub fn barrier(&mut self, v: Value) -> Value {
-        self.push(Op::Barrier, &[v])
-    }
-
     /// 1 where the index along a new last dimension equals the integer in `indices`, else 0: `[..] -> [.., depth]`.
     #[track_caller]
     pub fn one_hot(&mut self, indices: Value, depth: usize, ty: ElementType) -> Value {

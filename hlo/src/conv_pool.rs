@@ -10,6 +10,7 @@
 
 use std::panic::Location;
 
+use crate::pool::first_greatest;
 use crate::{Comparison, DotDimensions, ElementType, Graph, PadDimension, Shape, Value};
 
 /// How the layer is laid out.
@@ -84,7 +85,8 @@ impl Layer {
         let is = |v: Value, dims: &[usize]| *g.shape(v) == Shape::new(ty, dims);
         let fits = ty.is_float() && is(kernel, &[width, channels, filters]) && is(bias, &[filters]);
         let pooled = (time + 1).saturating_sub(width).checked_div(pool)?;
-        (fits && width > 0 && pooled > 0).then_some(Self {
+        // Which member it was is kept in one byte, with a value to spare.
+        (fits && width > 0 && pooled > 0 && pool < 256).then_some(Self {
             ty,
             batch,
             time,
@@ -114,11 +116,7 @@ impl Layer {
                         g.add(product, bias)
                     })
                     .collect();
-                let (greatest, place) = first_greatest(g, &members);
-                let result = g.relu(greatest);
-                let (zero, none) = (g.scalar(self.ty, 0.0), g.scalar(ElementType::U8, self.pool as f64));
-                let positive = g.compare(greatest, zero, Comparison::Gt);
-                let place = g.select(positive, place, none);
+                let (result, place) = self.relu_pool(g, &members);
                 vec![g.put_row(pooled, row, result), g.put_row(choice, row, place)]
             });
         (done[0], done[1])
@@ -137,14 +135,7 @@ impl Layer {
                     return carry.to_vec();
                 };
                 let [x, choice, cotangent] = [x, choice, cotangent].map(|v| g.row(v, row));
-                let zero = g.scalar(self.ty, 0.0);
-                let members: Vec<Value> = (0..self.pool)
-                    .map(|member| {
-                        let place = g.scalar(ElementType::U8, member as f64);
-                        let here = g.compare(choice, place, Comparison::Eq);
-                        g.select(here, cotangent, zero)
-                    })
-                    .collect();
+                let members = self.spread(g, choice, cotangent);
                 let (mut d_kernel, mut d_bias) = (d_kernel, d_bias);
                 for (member, &d) in members.iter().enumerate() {
                     let patches = self.patches(g, x, member);
@@ -216,7 +207,7 @@ impl Layer {
 
     /// Relu of the greatest of a pool's members, and which it is, or [`Self::pool`] where relu made it 0.
     fn relu_pool(&self, g: &mut Graph, members: &[Value]) -> (Value, Value) {
-        let (greatest, place) = first_greatest(g, members);
+        let (greatest, place) = first_greatest(g, members, ElementType::U8);
         let result = g.relu(greatest);
         let (zero, none) = (g.scalar(self.ty, 0.0), g.scalar(ElementType::U8, self.pool as f64));
         let positive = g.compare(greatest, zero, Comparison::Gt);
@@ -273,18 +264,4 @@ impl Layer {
         }
         sum.unwrap_or(zero)
     }
-}
-
-/// The greatest of arrays of one shape, element by element, and which one it is (u8), the first where several are.
-fn first_greatest(g: &mut Graph, members: &[Value]) -> (Value, Value) {
-    let mut greatest = members[0];
-    let dims = g.dims(greatest);
-    let mut place = g.full(ElementType::U8, 0.0, &dims);
-    for (i, &member) in members.iter().enumerate().skip(1) {
-        let greater = g.compare(member, greatest, Comparison::Gt);
-        let here = g.scalar(ElementType::U8, i as f64);
-        place = g.select(greater, here, place);
-        greatest = g.max(greatest, member);
-    }
-    (greatest, place)
 }

@@ -90,7 +90,7 @@ fn array(op: &Op, s: &[&Shape]) -> Inferred {
             Ok(s[0].with_dims(kept.map(|d| s[0].dims[d]).collect()))
         }
         Op::ReduceWindow { window, .. } => reduce_window(s[0], window),
-        Op::AllReduce(_) | Op::StopGradient | Op::Barrier => Ok(s[0].clone()),
+        Op::AllReduce(_) | Op::StopGradient => Ok(s[0].clone()),
         // Loops are inferred above; elements take their shape from the tuple's operands.
         Op::While { .. } | Op::Element(_) => Err("expected an array operation".to_owned()),
     }

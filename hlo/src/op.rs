@@ -241,8 +241,6 @@ pub(crate) enum Op {
     Element(usize),
     /// Its operand, through which no cotangent passes.
     StopGradient,
-    /// Its operand, computed once: no optimization reaches across.
-    Barrier,
 }
 
 impl Unary {
@@ -377,7 +375,6 @@ impl Op {
             Self::While { .. } => "while",
             Self::Element(_) => "get-tuple-element",
             Self::StopGradient => "stop-gradient",
-            Self::Barrier => "opt-barrier",
         }
     }
 }

@@ -23,7 +23,7 @@ pub fn max_pool1d(g: &mut Graph, x: Value, size: usize) -> Value {
     }
     let forward = |g: &mut Graph| {
         let members = members(g, x, size);
-        let greatest = members[1..].iter().fold(members[0], |a, &b| g.max(a, b));
+        let (greatest, _) = first_greatest(g, &members, ElementType::S32);
         (vec![greatest], (x, size))
     };
     let pooled =
@@ -44,14 +44,7 @@ fn members(g: &mut Graph, x: Value, size: usize) -> Vec<Value> {
 fn spread(g: &mut Graph, x: Value, size: usize, cotangent: Value) -> Value {
     let (dims, pooled) = (g.dims(x), g.dims(cotangent));
     let members = members(g, x, size);
-    let mut greatest = members[0];
-    let mut first = g.full(ElementType::S32, 0.0, &pooled);
-    for (i, &member) in members.iter().enumerate().skip(1) {
-        let greater = g.compare(member, greatest, Comparison::Gt);
-        let position = g.scalar(ElementType::S32, i as f64);
-        first = g.select(greater, position, first);
-        greatest = g.max(greatest, member);
-    }
+    let (_, first) = first_greatest(g, &members, ElementType::S32);
     let windows = [pooled[0], pooled[1], size, pooled[2]];
     let first = g.broadcast(first, &windows, &[0, 1, 3]);
     let position = g.iota(ElementType::S32, &windows, 2);
@@ -66,4 +59,18 @@ fn spread(g: &mut Graph, x: Value, size: usize, cotangent: Value) -> Value {
     }
     let padding = PadDimension { high: remainder, ..Default::default() };
     g.pad(flat, zero, &[PadDimension::default(), padding, PadDimension::default()])
+}
+
+/// The greatest of arrays of one shape, element by element, and which one it is, the first where several are.
+pub(crate) fn first_greatest(g: &mut Graph, members: &[Value], index: ElementType) -> (Value, Value) {
+    let mut greatest = members[0];
+    let dims = g.dims(greatest);
+    let mut place = g.full(index, 0.0, &dims);
+    for (i, &member) in members.iter().enumerate().skip(1) {
+        let greater = g.compare(member, greatest, Comparison::Gt);
+        let here = g.scalar(index, i as f64);
+        place = g.select(greater, here, place);
+        greatest = g.max(greatest, member);
+    }
+    (greatest, place)
 }

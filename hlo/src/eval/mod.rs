@@ -161,7 +161,7 @@ fn array(op: &Op, v: &[Tensor], shape: &Shape) -> Tensor {
         Op::BitcastConvert(_) => elementwise::bitcast(&v[0], shape),
         Op::Broadcast { mapping, .. } => movement::broadcast(&v[0], shape, mapping),
         Op::Reshape(_) => Tensor { shape: shape.clone(), values: v[0].values.clone() },
-        Op::StopGradient | Op::Barrier => v[0].clone(),
+        Op::StopGradient => v[0].clone(),
         Op::Transpose(permutation) => movement::transpose(&v[0], permutation),
         Op::Reverse(dims) => movement::reverse(&v[0], dims),
         Op::Slice { starts, strides, .. } => movement::slice(&v[0], shape, starts, strides),

@@ -147,8 +147,7 @@ pub(super) fn set(i: &mut HloInstructionProto, op: &Op, operands: &[&Shape]) {
         | Op::AllReduce(_)
         | Op::While { .. }
         | Op::Element(_)
-        | Op::StopGradient
-        | Op::Barrier => {}
+        | Op::StopGradient => {}
     }
 }
 

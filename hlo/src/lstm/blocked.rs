@@ -58,7 +58,8 @@ impl Blocked {
         let block = move |g: &mut Graph, start: Value, steps: usize, carry: &[Value], fixed: &[Value]| {
             self.forward_block(g, start, steps, carry, fixed)
         };
-        let done = self.each_block(g, false, &[state, state, hs, cs], &[z, recurrent], block);
+        let done =
+            in_parts(g, false, [e.time, self.blocks.steps], &[state, state, hs, cs], &[z, recurrent], block);
         (done[0], Saved { xs, z, hs: done[2], cs: done[3] })
     }
 
@@ -95,7 +96,8 @@ impl Blocked {
             }
             vec![h, c, put_steps(g, hb, first, &before_h), put_steps(g, cb, first, &before_c)]
         };
-        let done = self.each_round(g, false, steps, &[h, c, hb, cb], &[rows, recurrent], round);
+        let done =
+            in_parts(g, false, [steps, self.blocks.unroll], &[h, c, hb, cb], &[rows, recurrent], round);
         vec![done[0], done[1], put_block(g, hs, start, done[2]), put_block(g, cs, start, done[3])]
     }
 
@@ -116,7 +118,8 @@ impl Blocked {
         let block = move |g: &mut Graph, start: Value, steps: usize, carry: &[Value], fixed: &[Value]| {
             self.backward_block(g, start, steps, carry, fixed)
         };
-        let done = self.each_block(g, true, &[cotangent, dc, d_recurrent, dz], &fixed, block);
+        let done =
+            in_parts(g, true, [e.time, self.blocks.steps], &[cotangent, dc, d_recurrent, dz], &fixed, block);
         let (d_recurrent, dz) = (done[2], done[3]);
         let d_kernel = over_steps(g, saved.xs, dz);
         let wide = g.convert(dz, e.ty);
@@ -169,7 +172,7 @@ impl Blocked {
             vec![dh, dc, put_steps(g, block, first, &written)]
         };
         let fixed = [slopes, factors, transposed];
-        let done = self.each_round(g, true, steps, &[dh, dc, block], &fixed, round);
+        let done = in_parts(g, true, [steps, self.blocks.unroll], &[dh, dc, block], &fixed, round);
         let part = over_steps(g, hb, done[2]);
         vec![done[0], done[1], g.add(d_recurrent, part), put_block(g, dz, start, done[2])]
     }
@@ -194,40 +197,14 @@ impl Blocked {
         let through_h = g.mul(gates.o, through_h);
         (g.mul(slopes, others), g.concatenate(&[through_h, gates.f], 2))
     }
-
-    /// `body` for each block, from the first to the last or back: it takes where the block starts and how many steps it
-    /// has.
-    fn each_block(
-        &self,
-        g: &mut Graph,
-        back: bool,
-        carry: &[Value],
-        fixed: &[Value],
-        body: impl Fn(&mut Graph, Value, usize, &[Value], &[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
-        in_parts(g, back, self.e.time, self.blocks.steps, carry, fixed, body)
-    }
-
-    /// `body` for each round of a block of `steps` steps.
-    fn each_round(
-        &self,
-        g: &mut Graph,
-        back: bool,
-        steps: usize,
-        carry: &[Value],
-        fixed: &[Value],
-        body: impl Fn(&mut Graph, Value, usize, &[Value], &[Value]) -> Vec<Value>,
-    ) -> Vec<Value> {
-        in_parts(g, back, steps, self.blocks.unroll, carry, fixed, body)
-    }
 }
 
-/// A loop over `total / length` parts of `length`, and one call for what is left over at the end.
+/// `body` for each part of `length` steps of `total`, from the first to the last or back, in a loop, and for what is
+/// left over at the end: it takes where the part starts and how many steps it has.
 fn in_parts(
     g: &mut Graph,
     back: bool,
-    total: usize,
-    length: usize,
+    [total, length]: [usize; 2],
     carry: &[Value],
     fixed: &[Value],
     body: impl Fn(&mut Graph, Value, usize, &[Value], &[Value]) -> Vec<Value>,

@@ -24,7 +24,7 @@ pub(crate) fn vjp(g: &mut Graph, index: usize, ct: Value) -> Option<Cotangents> 
         Op::Unary(op) => vec![Some(unary(g, *op, v[0], out, ct)?)],
         Op::Binary(op) => binary(g, *op, &v, out, ct)?,
         Op::Select => select(g, v[0], ct),
-        Op::Convert(_) | Op::Barrier => vec![Some(ct)],
+        Op::Convert(_) => vec![Some(ct)],
         Op::Broadcast { mapping, .. } => vec![Some(broadcast(g, mapping, ct))],
         Op::Reshape(_) => {
             let dims = g.dims(v[0]);
