@@ -4,6 +4,10 @@
 //! over each replica's own rows; in evaluation the moving ones. The rule is that of Ioffe and Szegedy 2015, "Batch
 //! normalization", §3, with a row's weight in place of one: with `x̂ = (x − mean) / √(variance + ε)` and `N` the sum of
 //! the weights times the steps, `dx = γ / √(variance + ε) · (dy − weight · (Σ dy + x̂ Σ dy x̂) / N)`.
+//!
+//! An error of a statistic or of a sum is the same for every element of its feature and does not average out: it is most
+//! of what a float32 step's gradients are off by. So where [`Forms::statistics`] is float64, everything between the
+//! float32 arrays is computed in it.
 
 use super::ModelConfig;
 use super::forms::Forms;
@@ -32,7 +36,8 @@ pub(super) fn apply(
         let (mean, variance) = rows.statistics(g, x);
         let inverse = inverse_deviation(g, config, variance);
         let normal = normalized(g, x, mean, inverse);
-        (vec![scaled(g, normal, gamma, beta), mean, variance], (mean, inverse))
+        let y = scaled(g, normal, gamma, beta);
+        (vec![g.convert(y, ElementType::F32), mean, variance], (mean, inverse))
     };
     // The statistics themselves go to the moving ones only, which no cotangent comes from.
     let rule = move |g: &mut Graph, &(mean, inverse): &(Value, Value), cotangents: &[Value]| {
@@ -45,21 +50,25 @@ pub(super) fn apply(
 
 /// `1 / √(variance + ε)`.
 fn inverse_deviation(g: &mut Graph, config: &ModelConfig, variance: Value) -> Value {
-    let epsilon = g.scalar(ElementType::F32, config.batch_norm_epsilon);
+    let epsilon = g.scalar_like(variance, config.batch_norm_epsilon);
     let variance = g.add(variance, epsilon);
     g.rsqrt(variance)
 }
 
-/// `(x − mean) · inverse`.
+/// `(x − mean) · inverse`, in the type of the mean.
 fn normalized(g: &mut Graph, x: Value, mean: Value, inverse: Value) -> Value {
+    let x = g.convert(x, g.shape(mean).element_type);
     let [mean, inverse] = [mean, inverse].map(|v| along_features(g, v, x));
     let centred = g.sub(x, mean);
     g.mul(centred, inverse)
 }
 
-/// `normal · γ + β`.
+/// `normal · γ + β`, in the type of `normal`.
 fn scaled(g: &mut Graph, normal: Value, gamma: Value, beta: Value) -> Value {
-    let [gamma, beta] = [gamma, beta].map(|v| along_features(g, v, normal));
+    let [gamma, beta] = [gamma, beta].map(|v| {
+        let v = g.convert(v, g.shape(normal).element_type);
+        along_features(g, v, normal)
+    });
     let product = g.mul(normal, gamma);
     g.add(product, beta)
 }
@@ -67,7 +76,7 @@ fn scaled(g: &mut Graph, normal: Value, gamma: Value, beta: Value) -> Value {
 /// The rows that statistics are taken over.
 #[derive(Clone, Copy)]
 struct Rows {
-    /// Each row's weight, `[B]`.
+    /// Each row's weight, `[B]`, in the type of the statistics.
     weights: Value,
     /// Sum of the weights over the replicas that share statistics.
     weight: Value,
@@ -85,14 +94,15 @@ impl Rows {
             BatchNormScope::Synced => training.replicas,
             BatchNormScope::Local => 1,
         };
-        let weight = g.sum(training.weights, &[0]);
+        let weights = g.convert(training.weights, forms.statistics);
+        let weight = g.sum(weights, &[0]);
         let weight = sum_over_replicas(g, weight, replicas);
         // A replica may hold padding alone; its statistics are then zeros that no row uses.
-        let one = g.scalar(ElementType::F32, 1.0);
+        let one = g.scalar_like(weight, 1.0);
         let divisor = g.max(weight, one);
-        let steps = g.scalar(ElementType::F32, g.shape(x).dims[1] as f64);
+        let steps = g.scalar_like(weight, g.shape(x).dims[1] as f64);
         let count = g.mul(divisor, steps);
-        Self { weights: training.weights, weight, count, replicas, looped: forms.loop_over_rows }
+        Self { weights, weight, count, replicas, looped: forms.loop_over_rows }
     }
 
     /// Mean and biased variance: each row's own mean and squared deviations in one pass over it, then those of the
@@ -102,7 +112,7 @@ impl Rows {
             let (x, dims) = (arrays[0], g.dims(arrays[0]));
             let time = dims.len() - 2;
             let sum = g.sum(x, &[time]);
-            let steps = g.scalar(ElementType::F32, dims[time] as f64);
+            let steps = g.scalar_like(sum, dims[time] as f64);
             let mean = g.div(sum, steps);
             let others: Vec<usize> = (0..dims.len()).filter(|&d| d != time).collect();
             let centre = g.broadcast(mean, &dims, &others);
@@ -110,7 +120,7 @@ impl Rows {
             let squared = g.mul(off, off);
             [sum, g.sum(squared, &[time])]
         });
-        let steps = g.scalar(ElementType::F32, g.shape(x).dims[1] as f64);
+        let steps = g.scalar_like(sums, g.shape(x).dims[1] as f64);
         let mean = self.weighted_mean(g, sums);
         let means = g.div(sums, steps);
         let centre = along_features(g, mean, means);
@@ -159,14 +169,16 @@ impl Rows {
         let dims = g.dims(x);
         let weights = g.broadcast(self.weights, &dims, &[0]);
         let off = g.mul(off, weights);
+        let dy = g.convert(dy, g.shape(off).element_type);
         let d = g.sub(dy, off);
+        let gamma = g.convert(gamma, g.shape(inverse).element_type);
         let factor = g.mul(gamma, inverse);
         let factor = along_features(g, factor, x);
-        vec![g.mul(d, factor), d_gamma, d_beta]
+        [g.mul(d, factor), d_gamma, d_beta].map(|v| g.convert(v, ElementType::F32)).to_vec()
     }
 
-    /// What `sums` makes of arrays `[B, T, F]` and what all rows share, two `[B, F]`: of the whole batch at once, or of
-    /// `[T, F]` row by row.
+    /// What `sums` makes of arrays `[B, T, F]`, in the type of the statistics, and what all rows share, two `[B, F]`: of
+    /// the whole batch at once, or of `[T, F]` row by row.
     fn each(
         &self,
         g: &mut Graph,
@@ -174,11 +186,16 @@ impl Rows {
         shared: &[Value],
         sums: impl FnOnce(&mut Graph, &[Value], &[Value]) -> [Value; 2],
     ) -> [Value; 2] {
+        let ty = g.shape(self.weights).element_type;
+        let sums = move |g: &mut Graph, arrays: &[Value], shared: &[Value]| {
+            let wide: Vec<Value> = arrays.iter().map(|&array| g.convert(array, ty)).collect();
+            sums(g, &wide, shared)
+        };
         if !self.looped {
             return sums(g, arrays, shared);
         }
         let (rows, features) = (g.shape(arrays[0]).dims[0], g.shape(arrays[0]).dims[2]);
-        let zeros = g.full(ElementType::F32, 0.0, &[rows, features]);
+        let zeros = g.full(ty, 0.0, &[rows, features]);
         let (count, fixed) = (arrays.len(), [arrays, shared].concat());
         let done = g.counted_loop(rows, &[zeros, zeros], &fixed, move |g, row, carry, fixed| {
             let (arrays, shared) = fixed.split_at(count);
@@ -205,18 +222,20 @@ fn moving_statistics(
         if training.batch_norm == BatchNormScope::Synced || training.replicas == 1 {
             return value;
         }
-        let one = g.scalar(ElementType::F32, 1.0);
+        let one = g.scalar_like(rows.weight, 1.0);
         let present = g.min(rows.weight, one);
         let sum = g.mul(value, present);
         let sum = sum_over_replicas(g, sum, training.replicas);
         let holders = sum_over_replicas(g, present, training.replicas);
         g.div(sum, holders)
     });
-    let momentum = g.scalar(ElementType::F32, config.batch_norm_momentum);
-    let rest = g.scalar(ElementType::F32, 1.0 - config.batch_norm_momentum);
+    let momentum = g.scalar_like(batch[0], config.batch_norm_momentum);
+    let rest = g.scalar_like(batch[0], 1.0 - config.batch_norm_momentum);
     [0, 1].map(|i| {
-        let kept = g.mul(moving[i], momentum);
+        let moving = g.convert(moving[i], g.shape(batch[i]).element_type);
+        let kept = g.mul(moving, momentum);
         let new = g.mul(batch[i], rest);
-        g.add(kept, new)
+        let next = g.add(kept, new);
+        g.convert(next, ElementType::F32)
     })
 }

@@ -24,8 +24,10 @@ const UPDATE: f64 = 1e-6;
 /// How many times as far from float64 as Keras's float32 a gradient may be from equal states: over all steps together
 /// (root mean square) against Keras's distance over all steps; at one step against Keras's at that step, or over all
 /// steps where that is more, since the distance at one step is a single throw of the roundings' dice (Keras's own, of
-/// `conv1d/kernel`, lies anywhere from 3 to 13 units in the last place).
+/// `conv1d/kernel`, lies anywhere from 3 to 13 units in the last place). Against Keras's at that step alone at most one
+/// gradient in [`FORCED_EXCEPTIONS`] may be farther.
 pub(super) const FORCED_FACTOR: f64 = 2.0;
+pub(super) const FORCED_EXCEPTIONS: usize = 100;
 /// How many times as far from float64 as Keras's float32 losses and weights may be after ten free steps.
 const FREE_FACTOR: f64 = 3.0;
 /// One unit in the last place of float32, the rounding level of a distance: where Keras happens to be nearer than that,
@@ -80,10 +82,21 @@ impl Drop for Largest<'_> {
     }
 }
 
-/// Teacher-forced: loss, gradients and moving statistics of each step from Keras's own float32 state. Gives the largest
-/// multiple of Keras's distance that a gradient has at one step, to be held against [`FORCED_FACTOR`] where a model is
-/// large enough: in the smallest ones a variable has three values, and its distance scatters all the more.
-pub(super) fn gradients(device: &Device, case: &Case) -> f64 {
+/// Gradients at one step each, their distances from float64 held against Keras's.
+#[derive(Default)]
+pub(super) struct AtOneStep {
+    /// The largest multiple of Keras's distance at that step, or of its usual one where that is more.
+    pub(super) largest: f64,
+    /// Gradients.
+    pub(super) count: usize,
+    /// Those farther than [`FORCED_FACTOR`] times Keras's distance at that step, or rounding where that is more.
+    pub(super) farther: usize,
+}
+
+/// Teacher-forced: loss, gradients and moving statistics of each step from Keras's own float32 state. What it gives is
+/// to be held against [`FORCED_FACTOR`] where a model is large enough: in the smallest ones a variable has three values,
+/// and its distance scatters all the more.
+pub(super) fn gradients(device: &Device, case: &Case) -> AtOneStep {
     let mut largest = Largest::of(case);
     let specs = case.trainable();
     // Of each variable at each step, ours and Keras's.
@@ -100,16 +113,28 @@ pub(super) fn gradients(device: &Device, case: &Case) -> f64 {
             distances.iter_mut().zip(of_step).for_each(|(all, one)| all.push(one));
         }
     }
-    let multiples = specs.iter().zip(&distances).map(|(spec, of)| compare_with_keras(spec, of, &mut largest));
-    multiples.fold(0.0, f64::max)
+    let mut at_one_step = AtOneStep::default();
+    for (spec, distances) in specs.iter().zip(&distances) {
+        compare_with_keras(spec, distances, &mut largest, &mut at_one_step);
+    }
+    at_one_step
 }
 
-/// Our distances of one gradient from float64, at each step, against Keras's; gives the largest multiple at one step.
-fn compare_with_keras(spec: &VariableSpec, distances: &[[f64; 2]], largest: &mut Largest<'_>) -> f64 {
+/// Our distances of one gradient from float64, at each step, against Keras's.
+fn compare_with_keras(
+    spec: &VariableSpec,
+    distances: &[[f64; 2]],
+    largest: &mut Largest<'_>,
+    at_one_step: &mut AtOneStep,
+) {
     let [ours, theirs] = [0, 1].map(|of| root_mean_square(distances.iter().map(|pair| pair[of])));
     let usual = theirs.max(ROUNDING);
     largest.at_most(FORCED_FACTOR, "multiple of Keras's distance over all steps", ours / usual, &spec.name);
-    distances.iter().map(|[ours, theirs]| ours / theirs.max(usual)).fold(0.0, f64::max)
+    for [ours, theirs] in distances {
+        at_one_step.largest = at_one_step.largest.max(ours / theirs.max(usual));
+        at_one_step.count += 1;
+        at_one_step.farther += usize::from(*ours > FORCED_FACTOR * theirs.max(ROUNDING));
+    }
 }
 
 fn root_mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
