@@ -22,8 +22,8 @@ pub enum BatchNormScope {
     Local,
 }
 
-/// What the products (convolutions, dense layers, the LSTM's gates) are computed in. Sums, cell state, batch
-/// statistics, loss and weights are float32 in either.
+/// What the products (convolutions, dense layers, the LSTM's gates) are computed in. Sums, cell state, loss
+/// and weights are float32 in either, batch statistics at least that ([`Forms::statistics`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
