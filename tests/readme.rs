@@ -19,7 +19,7 @@ fn run_elsewhere(command: &str) -> Option<&'static str> {
         ("pip install tensorboard", "by the judges' own installation"),
         ("tensorboard", "by the tests of events, through its reader"),
         ("tpu-train bench --growth", "by the tests of bench"),
-        ("python3 tests/bench/compare.py", "by hand, on a machine that does nothing else"),
+        ("python3 tests/bench/compare", "by hand, on a machine that does nothing else"),
         ("tpu-train compile", "by the tests of aot, where libtpu is installed"),
         ("tpu-train plugin install", "by the tests of pjrt, into folders of their own"),
     ]
