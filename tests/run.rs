@@ -280,7 +280,6 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing_behind() {
     let cases: Vec<(Vec<&str>, &str)> = vec![
         (vec!["train", "--data", "nowhere"], "no such folder"),
         (vec!["train", "--demo", "--data", "recordings"], "--demo"),
-        (train(&["--slices", "3"]), "15, 18"),
         (train(&["--epochs", "0"]), "--epochs"),
         (train(&["--label-column", "Shoe size"]), "Shoe size"),
         (train(&["--platform", "tpu"]), "TPU"),
@@ -297,6 +296,20 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing_behind() {
     }
     let output = bench.run(&["train", "--no-such-flag"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_batch_that_does_not_divide_is_refused_before_the_recordings_are_read() {
+    if support::runtime(1).is_none() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.simulate();
+    for more in [&["--slices", "3"][..], &["--slices", "1", "--devices-per-slice", "3"]] {
+        let said = bench.fail(1, &quick(&["train"], more));
+        assert!(said.contains("15, 18"), "{said}");
+        assert!(!bench.path("shards").exists(), "{more:?}: recordings were prepared");
+    }
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let mut config = TrainConfig::resolve(args)?;
     // Before any time is spent on the data; the session looks again.
     doctor::before_run(&args.platform)?;
+    Session::check_batch(&args.platform, config.batch_size)?;
     let dataset = Dataset::for_training(args, &config, stop)?;
     let watchdog = Watchdog::start();
     let starting = watchdog.enter(Phase::Initialise);

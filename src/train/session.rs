@@ -7,7 +7,7 @@ use crate::doctor;
 use crate::model::NamedTensor;
 use crate::model::forms::Forms;
 use crate::model::step::{self, StepConfig};
-use crate::pjrt::Platform;
+use crate::pjrt::{Platform, plugin};
 use crate::runtime::{HostTensor, Program, Replicated, Runtime, RuntimeError, RuntimeOptions};
 use crate::topology::{Mesh, Share};
 use anyhow::{Result, bail};
@@ -58,6 +58,19 @@ impl Session {
         dump: Option<PathBuf>,
     ) -> Result<Self> {
         Self::open(args, args.devices_per_slice.unwrap_or(1), batch_size, dump)
+    }
+
+    /// Refuses a batch that would not divide over the devices, as far as they are known before a plugin is started: on
+    /// the CPU, where `args` number them.
+    ///
+    /// # Errors
+    /// There is no such plugin, or the batch does not divide over the mesh.
+    pub fn check_batch(args: &PlatformArgs, batch_size: Option<usize>) -> Result<()> {
+        let on_cpu = plugin::platform(args.platform, args.plugin.as_deref())? == Platform::Cpu;
+        if let (true, Some(slices), Some(batch)) = (on_cpu, args.slices, batch_size) {
+            Mesh::new(slices, args.devices_per_slice.unwrap_or(1))?.rows(batch)?;
+        }
+        Ok(())
     }
 
     fn open(
