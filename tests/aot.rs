@@ -91,6 +91,24 @@ fn without_libtpu_one_sentence_says_what_to_do() {
 }
 
 #[test]
+fn a_file_that_is_not_libtpu_is_named_as_such() {
+    let Some(runtime) = support::runtime(1) else { return };
+    let error = |plugin: &Path| {
+        let output =
+            compile(&["--topology", "v5e-8", "--plugin"]).arg(plugin).env_remove("TPU_LIBRARY_PATH").output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    let of_cpu = error(&runtime.plugin().path);
+    assert!(of_cpu.contains("has no topologies to compile for: it is not libtpu"), "{of_cpu}");
+    let no_library = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(no_library.path(), "no library").unwrap();
+    let of_text = error(no_library.path());
+    assert!(of_text.contains(": file too short") || of_text.contains("ELF"), "{of_text}");
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_before_libtpu_is_asked() {
     let code = |arguments: &[&str]| {
         let output = compile(arguments).output().unwrap();

@@ -23,7 +23,7 @@ use crate::model::forms::Forms;
 use crate::model::optimizer::Adam;
 use crate::model::step::{self, StepConfig};
 use crate::model::{ModelConfig, files, flops};
-use crate::pjrt::{self, Platform, PlatformRequest, Plugin, plugin};
+use crate::pjrt::{self, Platform, PlatformRequest, plugin};
 use crate::report::optimized::{self, Reading};
 use crate::runtime::ExecutableHeader;
 use crate::topology::Mesh;
@@ -54,7 +54,7 @@ pub fn run(args: &CompileArgs, stopped: &dyn Fn() -> bool) -> Result<()> {
     let file = plugin::discover(PlatformRequest::Only(Platform::Tpu), args.plugin.as_deref())?;
     let mut reports = Vec::new();
     let target = pjrt::or_last_words(&file.path, || -> Result<Target> {
-        let target = Target::open(Plugin::load(&file)?, args)?;
+        let target = Target::open(&file, args)?;
         let job = Job::new(args, &config, &target, stopped)?;
         eprintln!(
             "target   {target}, {}\nbatch    {}, {} on each device",

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::CompileArgs;
 use crate::deploy::accelerator::Slice;
-use crate::pjrt::{OptionValue, Plugin, Topology};
+use crate::pjrt::{Error, ErrorCode, OptionValue, Plugin, PluginFile, Topology};
 
 /// The attribute in which libtpu says what a program may use of a device's memory.
 const MEMORY: &str = "device_memory_bytes_limit";
@@ -33,8 +33,9 @@ pub(super) struct Target {
 
 impl Target {
     /// # Errors
-    /// No such topology.
-    pub(super) fn open(plugin: Plugin, args: &CompileArgs) -> Result<Self> {
+    /// The plugin cannot be loaded or is not libtpu, or there is no such topology.
+    pub(super) fn open(file: &PluginFile, args: &CompileArgs) -> Result<Self> {
+        let plugin = Plugin::load(file)?;
         let slice: Option<Slice> = args.topology.parse().ok();
         let name = slice.as_ref().map_or_else(|| args.topology.trim().to_owned(), Slice::libtpu_name);
         let mut options = Vec::new();
@@ -51,6 +52,9 @@ impl Target {
             Ok(topology) => topology,
             Err(error) if args.megacore && slice.is_some() => {
                 bail!("--megacore is for v4, not for {}: {}", args.topology, first_line(&error.to_string()))
+            }
+            Err(Error::Call(error)) if error.code == ErrorCode::Unimplemented => {
+                bail!("the plugin {} has no topologies to compile for: it is not libtpu", file.path.display())
             }
             Err(error) => bail!(unknown(&args.topology, &error.to_string())),
         };

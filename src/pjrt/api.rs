@@ -4,6 +4,7 @@
 //! stated larger than any plugin's own with a zero tail, since plugins refuse smaller ones only.
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -63,7 +64,11 @@ impl Api {
     fn open(path: &Path) -> Result<Self> {
         // SAFETY: loading runs the library's initializers; the file is one the user named or the program
         // installed after checking its hash.
-        let library = unsafe { libloading::Library::new(path) }.map_err(|e| load_error(path, e))?;
+        let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
+            // What the loader found wrong is in the source alone.
+            let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            load_error(path, reason)
+        })?;
         // A plugin has threads and static state of its own: it stays until the process ends.
         let library: &'static libloading::Library = Box::leak(Box::new(library));
         // SAFETY: the C API gives this symbol the type `const PJRT_Api* (*)(void)`.
