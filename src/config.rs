@@ -120,7 +120,7 @@ pub enum ConfigError {
 }
 
 /// Epochs of the demo: as many as two cores take in a minute and a half.
-const DEMO_EPOCHS: u64 = 4;
+const DEMO_EPOCHS: u64 = 8;
 
 impl TrainConfig {
     /// The run that `args` ask for.
@@ -165,7 +165,7 @@ impl TrainConfig {
         };
         if args.demo {
             base.epochs = DEMO_EPOCHS;
-            // A hundred steps: too few for Keras's 0.99 to forget its start, and for small steps.
+            // Two hundred steps: too few for Keras's 0.99 to forget its start, and for small steps.
             base.batch_norm_momentum = 0.9;
             base.learning_rate =
                 LearningRate::ExponentialDecay { initial: 2e-3, decay_steps: 30.0, decay_rate: 0.5 };
