@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use tpu_train::cli::{Cli, Command};
 use tpu_train::{aot, deploy, doctor, pjrt, train};
 
-/// The whole process's, plugins included (feature `override`): XLA:CPU allocates a step's memory anew for each step, which
-/// libc gives back in between, so that a third of the step went into page faults.
+/// The whole process's, plugins included (feature `override`): XLA:CPU allocates a step's memory anew for each step, and
+/// libc gives it back in between, which cost a quarter of the step's time in page faults.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
