@@ -305,7 +305,7 @@ fn a_batch_that_does_not_divide_is_refused_before_the_recordings_are_read() {
     }
     let bench = Bench::new();
     bench.simulate();
-    for more in [&["--slices", "3"][..], &["--slices", "1", "--devices-per-slice", "3"]] {
+    for more in [&["--slices", "3"][..], &["--devices-per-slice", "3"]] {
         let said = bench.fail(1, &quick(&["train"], more));
         assert!(said.contains("15, 18"), "{said}");
         assert!(!bench.path("shards").exists(), "{more:?}: recordings were prepared");

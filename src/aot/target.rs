@@ -50,11 +50,11 @@ impl Target {
         }
         let topology = match plugin.topology(&name, &options) {
             Ok(topology) => topology,
-            Err(error) if args.megacore && slice.is_some() => {
-                bail!("--megacore is for v4, not for {}: {}", args.topology, first_line(&error.to_string()))
-            }
             Err(Error::Call(error)) if error.code == ErrorCode::Unimplemented => {
                 bail!("the plugin {} has no topologies to compile for: it is not libtpu", file.path.display())
+            }
+            Err(error) if args.megacore && slice.is_some() => {
+                bail!("--megacore is for v4, not for {}: {}", args.topology, first_line(&error.to_string()))
             }
             Err(error) => bail!(unknown(&args.topology, &error.to_string())),
         };

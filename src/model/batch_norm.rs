@@ -5,8 +5,8 @@
 //! normalization", §3, with a row's weight in place of one: with `x̂ = (x − mean) / √(variance + ε)` and `N` the sum of
 //! the weights times the steps, `dx = γ / √(variance + ε) · (dy − weight · (Σ dy + x̂ Σ dy x̂) / N)`.
 //!
-//! An error of a statistic or of a sum is the same for every element of its feature and does not average out: it is most
-//! of what a float32 step's gradients are off by. So where [`Forms::statistics`] is float64, everything between the
+//! An error of a statistic or of a sum is the same for every element of its feature and does not average out: it is the
+//! largest part of what a float32 step's gradients are off by. So where [`Forms::statistics`] is float64, everything between the
 //! float32 arrays is computed in it.
 
 use super::ModelConfig;

@@ -178,6 +178,7 @@ pub(super) fn report(confusion: &Confusion, loss: f64) -> String {
 pub fn run(args: &EvalArgs, stop: &Stop) -> Result<()> {
     let model = saved::open(&args.model)?;
     let config = saved::config(&model, args)?;
+    Session::check_batch(&args.platform, args.batch_size)?;
     let dataset = Dataset::open(&args.data, &config, stop)?;
     let Dataset { prepared, table, split } = dataset;
     let table = match &model.details {

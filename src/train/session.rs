@@ -67,8 +67,9 @@ impl Session {
     /// There is no such plugin, or the batch does not divide over the mesh.
     pub fn check_batch(args: &PlatformArgs, batch_size: Option<usize>) -> Result<()> {
         let on_cpu = plugin::platform(args.platform, args.plugin.as_deref())? == Platform::Cpu;
-        if let (true, Some(slices), Some(batch)) = (on_cpu, args.slices, batch_size) {
-            Mesh::new(slices, args.devices_per_slice.unwrap_or(1))?.rows(batch)?;
+        let numbered = args.slices.is_some() || args.devices_per_slice.is_some();
+        if let (true, Some(batch)) = (on_cpu && numbered, batch_size) {
+            Mesh::new(args.slices.unwrap_or(1), args.devices_per_slice.unwrap_or(1))?.rows(batch)?;
         }
         Ok(())
     }

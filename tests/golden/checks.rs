@@ -24,9 +24,10 @@ const UPDATE: f64 = 1e-6;
 /// How many times as far from float64 as Keras's float32 a gradient may be from equal states: over all steps together
 /// (root mean square) against Keras's distance over all steps; at one step against Keras's at that step, or over all
 /// steps where that is more, since the distance at one step is a single throw of the roundings' dice (Keras's own, of
-/// `conv1d/kernel`, lies anywhere from 3 to 13 units in the last place). Against Keras's at that step alone at most one
-/// gradient in [`FORCED_EXCEPTIONS`] may be farther.
+/// `conv1d/kernel`, lies anywhere from 3 to 13 units in the last place).
 pub(super) const FORCED_FACTOR: f64 = 2.0;
+/// One gradient in so many may be farther than that from Keras's distance at its step alone, or [`ROUNDING`] where that
+/// is more.
 pub(super) const FORCED_EXCEPTIONS: usize = 100;
 /// How many times as far from float64 as Keras's float32 losses and weights may be after ten free steps.
 const FREE_FACTOR: f64 = 3.0;

@@ -71,6 +71,7 @@ struct Timing {
 }
 
 fn measure(args: &BenchArgs, stop: &Stop) -> Result<Report> {
+    Session::check_batch(&args.platform, args.batch_size)?;
     let data = args.input.as_deref().map(|folder| open(folder, args, stop)).transpose()?;
     let session = Session::start(&args.platform, args.batch_size, args.xla_dump.clone())?;
     let config = step_config(args, &session, data.as_ref())?;
