@@ -112,11 +112,15 @@ fn no_tpu_is_said_within_two_seconds_whatever_the_environment_says() {
         let said = errors(&output);
         assert!(said.len() == 1 && said[0].contains("no TPU device files"), "{said:?}");
     }
-    // A TPU plugin that is named makes `auto` mean the TPU.
+    // A TPU plugin that is named does not make `auto` mean a TPU, but that it is passed by is said.
     let library = tempfile::NamedTempFile::new().unwrap();
     let variables = [("TPU_LIBRARY_PATH", library.path().to_str().unwrap()), ("TPU_SKIP_MDS_QUERY", "0")];
-    let (output, time) = run(&["train"], &variables);
-    assert!(errors(&output)[0].contains("no TPU device files"), "{output:?}");
+    let (output, time) = run(&["doctor", "--json"], &variables);
+    let report = report(&output);
+    let devices =
+        report["findings"].as_array().unwrap().iter().find(|f| f["subject"] == "TPU devices").unwrap();
+    assert_eq!((&report["platform"], &devices["level"]), (&"cpu".into(), &"warning".into()), "{report}");
+    assert!(devices["text"].as_str().unwrap().starts_with("TPU_LIBRARY_PATH is set, but"), "{devices}");
     assert!(time < Duration::from_secs(2), "{time:?}");
 }
 

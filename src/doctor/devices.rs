@@ -1,8 +1,8 @@
-//! The TPU's device files, and who holds them.
+//! Device files: the TPU's and who holds them, the GPU's.
 
 use super::view::{Process, View};
 use super::{Asked, Finding, Level};
-use crate::pjrt::{Platform, tpu_device_files_under};
+use crate::pjrt::{Platform, has_gpu_device_file_under, tpu_device_files_under};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::linux::fs::MetadataExt;
 
@@ -11,6 +11,10 @@ const LOCK: &str = "/tmp/libtpu_lockfile";
 /// Variables that let several processes share a host's chips, each with its own.
 const SHARING: [&str; 3] =
     ["ALLOW_MULTIPLE_LIBTPU_LOAD", "TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_VISIBLE_CHIPS"];
+
+/// Variables of which the first that is set lets one expect a TPU.
+const EXPECTED: [&str; 4] =
+    ["TPU_ACCELERATOR_TYPE", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_LIBRARY_PATH"];
 
 /// The TPU's device files as the machine knows them.
 fn device_files(view: &View) -> Vec<String> {
@@ -36,15 +40,35 @@ pub(super) fn files(view: &View, asked: &Asked) -> Option<Finding> {
         return Some(Finding::ok(subject, text));
     }
     let none = "this machine has no TPU device files (/dev/accel0 or /dev/vfio/0)";
-    Some(match asked.platform {
-        Platform::Tpu => Finding::new(
+    let expected = EXPECTED.iter().find(|name| view.variable(name).is_some());
+    Some(match (asked.platform, expected) {
+        (Platform::Tpu, _) => Finding::new(
             Level::Fatal,
             subject,
             format!("platform tpu was asked for, but {none}"),
             "run on a Cloud TPU VM, give the container the host's devices (docker run --privileged; GKE: \
              google.com/tpu), or use --platform cpu",
         ),
+        (chosen, Some(name)) if asked.auto => Finding::new(
+            Level::Warning,
+            subject,
+            format!("{name} is set, but {none}, so this runs on {chosen}"),
+            format!("--platform tpu would be an error here; --platform {chosen} says that it is meant"),
+        ),
         _ => Finding::ok(subject, none),
+    })
+}
+
+/// Whether there is a GPU that is left idle.
+pub(super) fn gpu(view: &View, asked: &Asked) -> Option<Finding> {
+    let idle = asked.auto && asked.platform == Platform::Cpu && has_gpu_device_file_under(view.root());
+    idle.then(|| {
+        Finding::new(
+            Level::Warning,
+            "GPU",
+            "this machine has an NVIDIA GPU (/dev/nvidia0) and no plugin for it, so this runs on cpu",
+            "run `tpu-train plugin install cuda`, name one with --plugin FILE, or use --platform cpu",
+        )
     })
 }
 

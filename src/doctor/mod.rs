@@ -10,7 +10,7 @@
 //! use tpu_train::pjrt::Platform;
 //! let empty = tempfile::tempdir().unwrap();
 //! let view = View::new(empty.path(), [("MEGASCALE_NUM_SLICES", "4")]);
-//! let asked = Asked { platform: Platform::Tpu, slices: Some(8) };
+//! let asked = Asked { platform: Platform::Tpu, auto: false, slices: Some(8) };
 //! let first = findings(&view, &asked).into_iter().find(|finding| finding.level == Level::Fatal).unwrap();
 //! assert!(first.text.contains("--slices 8") && first.text.contains("MEGASCALE_NUM_SLICES=4"));
 //! ```
@@ -23,7 +23,7 @@ mod resources;
 mod view;
 
 use crate::cli::{DoctorArgs, PlatformArgs};
-use crate::pjrt::{Platform, plugin};
+use crate::pjrt::{Platform, PlatformRequest, plugin};
 use crate::report::table::{Align, Table};
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -81,6 +81,8 @@ impl Finding {
 pub struct Asked {
     /// Where it would run.
     pub platform: Platform,
+    /// Whether `auto` chose the platform, so that nobody may have meant it.
+    pub auto: bool,
     /// `--slices`, if typed.
     pub slices: Option<usize>,
 }
@@ -92,7 +94,8 @@ impl Asked {
     /// A variable names a plugin that does not exist.
     pub fn of(args: &PlatformArgs) -> Result<Self> {
         let platform = plugin::platform(args.platform, args.plugin.as_deref())?;
-        Ok(Self { platform, slices: args.slices })
+        let auto = args.platform == PlatformRequest::Auto && args.plugin.is_none();
+        Ok(Self { platform, auto, slices: args.slices })
     }
 }
 
@@ -100,6 +103,7 @@ impl Asked {
 pub fn findings(view: &View, asked: &Asked) -> Vec<Finding> {
     let mut all = cluster::multislice(view, asked);
     all.extend(devices::files(view, asked));
+    all.extend(devices::gpu(view, asked));
     all.extend(cluster::workers(view, asked));
     all.extend(devices::holders(view, asked));
     all.extend(ports::ports(view, asked));

@@ -44,7 +44,7 @@ impl Machine {
         variables: &[(&str, &str)],
     ) -> Vec<Finding> {
         let view = View::new(self.0.path(), variables.iter().copied());
-        findings(&view, &Asked { platform, slices })
+        findings(&view, &Asked { platform, auto: false, slices })
     }
 
     /// The first fatal finding of a run on TPU.
@@ -96,6 +96,32 @@ fn a_machine_without_a_tpu_is_told_so_at_once() {
     let said = Machine::empty().fatal(None, &variables).unwrap();
     assert!(said.contains("no TPU device files") && said.contains("--platform cpu"), "{said}");
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_device_that_auto_passes_by_is_mentioned() {
+    let machine = Machine::empty();
+    let warnings = |platform, auto, variables: &[(&str, &str)]| -> Vec<String> {
+        let view = View::new(machine.0.path(), variables.iter().copied());
+        let found = findings(&view, &Asked { platform, auto, slices: None });
+        found.into_iter().filter(|f| f.level > Level::Ok).map(|f| f.sentence()).collect()
+    };
+    // What a Python program leaves to its children that has imported JAX or TensorFlow beside libtpu.
+    let library = [("TPU_LIBRARY_PATH", "/site-packages/libtpu/libtpu.so")];
+    let said = warnings(Platform::Cpu, true, &library);
+    assert!(
+        said.len() == 1 && said[0].contains("TPU_LIBRARY_PATH is set, but this machine has no TPU"),
+        "{said:?}"
+    );
+    assert!(said[0].contains("so this runs on cpu"), "{said:?}");
+    assert_eq!(warnings(Platform::Cpu, false, &library), [""; 0]);
+    assert_eq!(warnings(Platform::Cpu, true, &[]), [""; 0]);
+
+    machine.write("dev/nvidia0", "");
+    let said = warnings(Platform::Cpu, true, &[]);
+    assert!(said.len() == 1 && said[0].contains("NVIDIA GPU (/dev/nvidia0)"), "{said:?}");
+    assert_eq!(warnings(Platform::Cuda, true, &[]), [""; 0]);
+    assert_eq!(warnings(Platform::Cpu, false, &[]), [""; 0]);
 }
 
 #[test]

@@ -90,9 +90,14 @@ fn has_tpu_on_pci(devices: &Path) -> bool {
     })
 }
 
-/// Whether the machine has an NVIDIA GPU.
+/// Whether this machine has an NVIDIA GPU.
 pub(super) fn has_gpu_device_file() -> bool {
-    Path::new("/dev/nvidia0").exists()
+    has_gpu_device_file_under(Path::new("/"))
+}
+
+/// Whether the machine whose `/` is `root` has an NVIDIA GPU.
+pub fn has_gpu_device_file_under(root: &Path) -> bool {
+    root.join("dev/nvidia0").exists()
 }
 
 /// # Errors

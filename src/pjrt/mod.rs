@@ -41,7 +41,7 @@ pub use buffer::Buffer;
 pub use client::{Client, Plugin};
 pub use device::{Device, DeviceDescription, DeviceMemory};
 pub use element::{ElementType, Number, bytes_of};
-pub use environment::{prepare_environment, tpu_device_files_under};
+pub use environment::{has_gpu_device_file_under, prepare_environment, tpu_device_files_under};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, CompiledMemory, Executable, LoadedExecutable, OptimizedProgram};
 pub use named::OptionValue;

@@ -194,21 +194,14 @@ pub fn require_devices(platform: Platform) -> Result<()> {
 }
 
 fn choose_platform() -> Result<Platform> {
-    if !environment::tpu_device_files().is_empty() || variable(TPU_LIBRARY_PATH).is_some() {
+    // Devices decide, not `TPU_LIBRARY_PATH`: programs that import a Python package of libtpu leave it to their children.
+    if !environment::tpu_device_files().is_empty() {
         return Ok(Platform::Tpu);
     }
     if environment::has_gpu_device_file() && find(Platform::Cuda)?.is_some() {
         return Ok(Platform::Cuda);
     }
     Ok(Platform::Cpu)
-}
-
-/// What to tell the user about a device that `auto` did not choose.
-pub fn remark(chosen: Platform) -> Option<String> {
-    let unused_gpu = chosen == Platform::Cpu && environment::has_gpu_device_file();
-    unused_gpu.then(|| {
-        "this machine has an NVIDIA GPU that is not used; `tpu-train plugin install cuda` or --plugin FILE would".into()
-    })
 }
 
 fn guess_platform(path: &Path) -> Platform {
