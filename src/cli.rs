@@ -1,6 +1,6 @@
 //! The command line as typed. [`crate::config`] turns it into a run.
 
-use crate::config::Recipe;
+use crate::config::{BatchNormStatistics, Recipe};
 use crate::data::{DEFAULT_WINDOW, SplitBy};
 use crate::model::network::{BatchNormScope, Precision};
 use crate::pjrt::{Platform, PlatformRequest};
@@ -154,6 +154,9 @@ pub struct TrainArgs {
     /// Momentum of the moving statistics [default: 0.99]
     #[arg(long, value_name = "M")]
     pub batch_norm_momentum: Option<f64>,
+    /// Which statistics batch normalisation has in evaluation and in the saved model [default: moving]
+    #[arg(long, value_enum)]
+    pub batch_norm_statistics: Option<BatchNormStatistics>,
     /// Learning rate at the first step [default: 0.001]
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,

@@ -19,6 +19,17 @@ pub enum Recipe {
     Source,
 }
 
+/// Which statistics batch normalisation has in evaluation, and in the saved model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNormStatistics {
+    /// Moving averages of the batches', as Keras keeps them.
+    #[default]
+    Moving,
+    /// Those of all training windows, taken anew with the weights at each epoch's end.
+    Precise,
+}
+
 /// Everything a training run is decided by, but for the platform it runs on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
@@ -59,6 +70,9 @@ pub struct TrainConfig {
     pub batch_norm: BatchNormScope,
     /// Momentum of the moving statistics.
     pub batch_norm_momentum: f64,
+    /// Batch normalisation's statistics in evaluation.
+    #[serde(default)]
+    pub batch_norm_statistics: BatchNormStatistics,
     /// What products are computed in.
     #[serde(default)]
     pub precision: Precision,
@@ -149,6 +163,7 @@ impl TrainConfig {
             l2: args.l2.unwrap_or(base.l2),
             batch_norm: args.batch_norm.unwrap_or(base.batch_norm),
             batch_norm_momentum: args.batch_norm_momentum.unwrap_or(base.batch_norm_momentum),
+            batch_norm_statistics: args.batch_norm_statistics.unwrap_or(base.batch_norm_statistics),
             precision: args.precision.unwrap_or(base.precision),
             logdir: args.logdir.clone().unwrap_or(base.logdir),
             out: args.out.clone().unwrap_or(base.out),
@@ -197,6 +212,7 @@ impl TrainConfig {
             l2: 0.0,
             batch_norm: BatchNormScope::Synced,
             batch_norm_momentum: 0.99,
+            batch_norm_statistics: BatchNormStatistics::Moving,
             precision: Precision::F32,
             logdir: "logs/fit".into(),
             out: "model.keras".into(),
@@ -261,6 +277,19 @@ impl TrainConfig {
     /// Whether validation windows are the test windows, as in the source.
     pub fn validates_on_test(&self) -> bool {
         self.recipe == Recipe::Source
+    }
+
+    /// What to say after a run of `steps` steps whose moving statistics have not forgotten what they began with.
+    pub fn moving_statistics_note(&self, steps: u64) -> Option<String> {
+        let left = self.batch_norm_momentum.powf(steps as f64);
+        (self.batch_norm_statistics == BatchNormStatistics::Moving && left >= 0.01).then(|| {
+            format!(
+                "after {steps} steps batch normalisation's moving statistics are still {:.0} % what they began with, \
+                 and so is what an evaluation sees; more steps, --batch-norm-momentum 0.9 or \
+                 --batch-norm-statistics precise mend that",
+                100.0 * left
+            )
+        })
     }
 
     /// The labels and how they are read.
@@ -340,7 +369,11 @@ impl fmt::Display for TrainConfig {
         writeln!(f, "learning rate  {rate}")?;
         writeln!(f, "dropout        {}", self.dropout)?;
         writeln!(f, "l2             {}", self.l2)?;
-        writeln!(f, "batch norm     {}, momentum {}", name(&self.batch_norm), self.batch_norm_momentum)?;
+        let statistics = match self.batch_norm_statistics {
+            BatchNormStatistics::Moving => format!("momentum {}", self.batch_norm_momentum),
+            BatchNormStatistics::Precise => "precise statistics".into(),
+        };
+        writeln!(f, "batch norm     {}, {statistics}", name(&self.batch_norm))?;
         write!(f, "precision      {}", name(&self.precision))
     }
 }
@@ -362,6 +395,16 @@ mod tests {
         let decay = LearningRate::ExponentialDecay { initial: 0.01, decay_steps: 10_000.0, decay_rate: 0.9 };
         assert_eq!((config.learning_rate, config.dropout, config.l2), (decay, 0.0, 0.01));
         assert!(!config.shuffle);
+    }
+
+    #[test]
+    fn moving_statistics_that_remember_their_start_are_mentioned() {
+        let note = |args: &[&str], steps| resolve(args).unwrap().moving_statistics_note(steps);
+        assert!(note(&[], 125).unwrap().contains("after 125 steps"), "0.99^125 is 0.28");
+        assert!(note(&[], 125).unwrap().contains("still 28 % what they began with"));
+        assert_eq!(note(&[], 500), None);
+        assert_eq!(note(&["--batch-norm-momentum", "0.9"], 125), None);
+        assert_eq!(note(&["--batch-norm-statistics", "precise"], 1), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tpu_train::topology::{Cluster, Mesh, Place, Share};
 use tpu_train::train::agreement::{self, Agreement};
 use tpu_train::train::evaluate::Evaluator;
 use tpu_train::train::session::Session;
+use tpu_train::train::statistics::Statistics;
 use tpu_train::train::stop::Stop;
 use tpu_train::train::trainer::Trainer;
 use tpu_train_hlo::ElementType;
@@ -261,6 +262,27 @@ fn an_evaluation_over_eight_counts_what_one_counts() {
 }
 
 #[test]
+fn statistics_over_eight_in_batches_are_those_of_one_batch() {
+    let (Some(one), Some(eight)) = (session(1, 40), session(8, 16)) else { return };
+    let Data { prepared, table, .. } = data();
+    // One batch; or three, of which the last leaves most replicas with padding alone.
+    let indices: Vec<u32> = (0..600).step_by(17).collect();
+    let take = |session: &Session| {
+        let config = config(session);
+        let variables = session.replicate(&initialize::initial(&config.model, 3)).unwrap();
+        let statistics = Statistics::new(session, &config).unwrap();
+        statistics.run(&variables, prepared, table, &indices, &Stop::default()).unwrap().unwrap()
+    };
+    let ([means, variances], [means_of_eight, variances_of_eight]) = (take(&one), take(&eight));
+    assert!(variances.iter().filter(|&&variance| variance > 1e-9).count() > means.len() / 2);
+    for (feature, &variance) in variances.iter().enumerate() {
+        let off = [means[feature] - means_of_eight[feature], variance - variances_of_eight[feature]];
+        let limits = [1e-6 * variance.sqrt() + 1e-9, 1e-6 * variance + 1e-9];
+        assert!(off.iter().zip(limits).all(|(off, limit)| off.abs() <= limit), "feature {feature}: {off:?}");
+    }
+}
+
+#[test]
 fn an_evaluation_that_a_process_is_asked_to_stop_gives_nothing() {
     let Some(session) = session(8, 16) else { return };
     let Data { prepared, table, .. } = data();
@@ -270,6 +292,8 @@ fn an_evaluation_that_a_process_is_asked_to_stop_gives_nothing() {
     let stop = Stop::default();
     stop.flag().store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(evaluator.run(&variables, prepared, table, &[1, 2, 3], &stop).unwrap().is_none());
+    let statistics = Statistics::new(&session, &config).unwrap();
+    assert!(statistics.run(&variables, prepared, table, &[1, 2, 3], &stop).unwrap().is_none());
 }
 
 #[test]

@@ -18,5 +18,6 @@ mod rooms;
 mod run;
 mod simulate;
 mod slices;
+mod statistics;
 mod support;
 mod wire;

@@ -14,7 +14,7 @@ use super::forms::Forms;
 use super::network::{BatchNormScope, Training, along_features, sum_over_replicas};
 use tpu_train_hlo::{ElementType, Graph, Value};
 
-/// `x [B, T, F]` normalised, and in training the moving mean and variance after the step. The variables are γ, β, the
+/// `x [B, T, F]` normalised, and the moving mean and variance, in training those after the step. The variables are γ, β, the
 /// moving mean and the moving variance, `[F]` each.
 pub(super) fn apply(
     g: &mut Graph,
@@ -23,13 +23,13 @@ pub(super) fn apply(
     x: Value,
     variables: &[Value],
     training: Option<&Training>,
-) -> (Value, Option<[Value; 2]>) {
+) -> (Value, [Value; 2]) {
     let [gamma, beta, moving_mean, moving_variance] =
         [variables[0], variables[1], variables[2], variables[3]];
     let Some(training) = training else {
         let inverse = inverse_deviation(g, config, moving_variance);
         let normal = normalized(g, x, moving_mean, inverse);
-        return (scaled(g, normal, gamma, beta), None);
+        return (scaled(g, normal, gamma, beta), [moving_mean, moving_variance]);
     };
     let rows = Rows::new(g, forms, x, training);
     let forward = |g: &mut Graph| {
@@ -45,7 +45,7 @@ pub(super) fn apply(
     };
     let found = g.custom_vjp(&[x, gamma, beta], forward, rule);
     let batch = [found[1], found[2]];
-    (found[0], Some(moving_statistics(g, config, [moving_mean, moving_variance], batch, &rows, training)))
+    (found[0], moving_statistics(g, config, [moving_mean, moving_variance], batch, &rows, training))
 }
 
 /// `1 / √(variance + ε)`.

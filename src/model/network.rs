@@ -59,8 +59,8 @@ pub struct Training {
 pub struct Forward {
     /// Unnormalised log-probabilities, `[B, classes]` f32.
     pub logits: Value,
-    /// In training, the moving mean and the moving variance after this step, `[F]` f32 each.
-    pub moving_statistics: Option<[Value; 2]>,
+    /// The moving mean and the moving variance, `[F]` f32 each; in training those after this step.
+    pub moving_statistics: [Value; 2],
 }
 
 /// Scales raw samples to [0, 1]: `(samples − minimum) / range`, a true division, which gives the float32

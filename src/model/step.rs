@@ -48,6 +48,9 @@ pub const METRICS: usize = 4;
 /// included) times weight, weights; and over the replicas: flags to stop.
 pub const EVALUATION_SUMS: usize = 3;
 
+/// The sums over the global batch that [`batch_statistics`] reports: weights; and over the replicas: flags to stop.
+pub const STATISTICS_SUMS: usize = 2;
+
 /// Places of the training state among the parameters and the outputs of the training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
@@ -289,6 +292,42 @@ pub fn evaluate_graph(config: &StepConfig) -> ProgramGraph {
     ProgramGraph { graph, outputs: vec![probabilities, sums], donated: 0 }
 }
 
+/// What batch normalisation takes its statistics over in training, the whole batch's, without a step. Parameters: as
+/// those of [`evaluate`]. Outputs, the same on every replica: mean and biased variance of each feature, `[F]`, and the
+/// [`STATISTICS_SUMS`].
+///
+/// # Errors
+/// A configuration that no graph can be built for.
+pub fn batch_statistics(config: &StepConfig) -> Result<Program, GraphError> {
+    batch_statistics_graph(config).lower()
+}
+
+/// The graph of [`batch_statistics`].
+pub fn batch_statistics_graph(config: &StepConfig) -> ProgramGraph {
+    let mut graph = new_graph("batch_statistics", config);
+    let g = &mut graph;
+    let variables = declare(g, "", &variables(&config.model));
+    let batch = BatchParameters::declare(g, config);
+    let zero = g.scalar(ElementType::U32, 0.0);
+    let training = Training {
+        weights: batch.weights,
+        replicas: config.replicas,
+        batch_norm: BatchNormScope::Synced,
+        dropout_key: [zero, zero],
+    };
+    // Moving statistics that forget all are those of the batch.
+    let model = ModelConfig { batch_norm_momentum: 0.0, ..config.model.clone() };
+    let windows = batch.scaled(g);
+    let forward = network::forward(g, &model, &config.forms, &variables, windows, Some(&training));
+    let weight = g.sum(batch.weights, &[0]);
+    let weight = g.reshape(weight, &[1]);
+    let sums = g.concatenate(&[weight, batch.stop], 0);
+    let sums = network::sum_over_replicas(g, sums, config.replicas);
+    let mut outputs = forward.moving_statistics.to_vec();
+    outputs.push(sums);
+    ProgramGraph { graph, outputs, donated: 0 }
+}
+
 /// `[classes²]`: the weights of the rows of each class (major) that are taken for each (minor).
 fn confusion(g: &mut Graph, logits: Value, batch: &BatchParameters) -> Value {
     let dims = g.dims(logits);
@@ -369,14 +408,11 @@ fn learn(
         let added = g.concatenate(&[weighted, rest], 0);
         metrics = g.add(sums, added);
     }
-    let moving_statistics =
-        forward.moving_statistics.unwrap_or([variables[MOVING_MEAN], variables[MOVING_MEAN + 1]]);
-    Learned { gradients, moving_statistics, metrics }
+    Learned { gradients, moving_statistics: forward.moving_statistics, metrics }
 }
 
 /// Place of the kernel that carries the L2 penalty among the variables.
 const L2_KERNEL: usize = 11;
-const MOVING_MEAN: usize = super::MOVING_STATISTICS.start;
 
 /// `logits − log Σ exp(logits)` over the last dimension of `[B, classes]`.
 pub(super) fn log_softmax(g: &mut Graph, logits: Value) -> Value {

@@ -1,23 +1,27 @@
 //! The network on labelled windows: loss, accuracy, confusion; the subcommand `eval`.
 
 use super::dataset::{self, Dataset};
+use super::pass::Pass;
 use super::saved;
 use super::session::Session;
 use super::stop::Stop;
 use crate::cli::{EvalArgs, Part};
-use crate::data::{Loader, Plan, Prepared, WindowTable};
+use crate::data::{Prepared, WindowTable};
 use crate::model::step::{self, EVALUATION_SUMS, StepConfig};
 use crate::report::Confusion;
-use crate::runtime::{Arg, Program, Replicated};
+use crate::runtime::Replicated;
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::sync::Arc;
 
+/// Places of the program's outputs, see [`step::evaluate`].
+const PROBABILITIES: usize = 0;
+const SUMS: usize = 1;
+
 /// The evaluation program, compiled.
 pub struct Evaluator<'a> {
-    session: &'a Session,
-    config: StepConfig,
-    program: Program,
+    pass: Pass<'a>,
+    classes: usize,
 }
 
 /// What the network makes of a list of labelled windows, the same in every process.
@@ -30,23 +34,14 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// What the devices said of one batch.
-struct Outputs<'a> {
-    /// Softmax probabilities of this process's rows, `[rows, classes]` on each replica.
-    probabilities: &'a Replicated,
-    /// Sums over the whole batch, see [`step::evaluate`].
-    sums: Vec<f32>,
-    /// Windows among this process's rows.
-    real_rows: usize,
-}
-
 impl<'a> Evaluator<'a> {
     /// Compiles the evaluation.
     ///
     /// # Errors
     /// When the compiler refuses it.
     pub fn new(session: &'a Session, config: &StepConfig) -> Result<Self> {
-        Ok(Self { session, config: config.clone(), program: session.compile(step::evaluate(config)?)? })
+        let program = session.compile(step::evaluate(config)?)?;
+        Ok(Self { pass: Pass::new(session, config, program), classes: config.model.classes })
     }
 
     /// The network with `variables` on the windows `indices` of the table. `None` when `stop` was requested of any
@@ -62,13 +57,14 @@ impl<'a> Evaluator<'a> {
         indices: &[u32],
         stop: &Stop,
     ) -> Result<Option<Evaluation>> {
-        let mut sums = vec![0.0; EVALUATION_SUMS + self.config.model.classes.pow(2)];
-        let finished = self.batches(variables, prepared, table, indices, stop, |outputs| {
-            sums.iter_mut().zip(&outputs.sums).for_each(|(sum, &more)| *sum += f64::from(more));
-            Ok(())
+        let mut sums = vec![0.0; EVALUATION_SUMS + self.classes.pow(2)];
+        let finished = self.pass.run(variables, prepared, table, indices, stop, |outputs, _| {
+            let of_batch = outputs[SUMS].fetch(0)?.to_f32()?;
+            sums.iter_mut().zip(&of_batch).for_each(|(sum, &more)| *sum += f64::from(more));
+            Ok(of_batch[EVALUATION_SUMS - 1])
         })?;
         let (sums, counts) = sums.split_at(EVALUATION_SUMS);
-        let counts = counts.chunks(self.config.model.classes);
+        let counts = counts.chunks(self.classes);
         Ok(finished.then(|| Evaluation {
             counts: counts.map(|row| row.iter().map(|&count| count.round() as u64).collect()).collect(),
             loss: sums[0] / sums[1],
@@ -88,53 +84,19 @@ impl<'a> Evaluator<'a> {
         indices: &[u32],
         stop: &Stop,
     ) -> Result<Option<Vec<f32>>> {
-        if !self.session.share.is_whole() {
-            let processes = self.session.share.processes;
+        let processes = self.pass.processes();
+        if processes > 1 {
             bail!(
                 "this job has {processes} processes, and windows are predicted by one: use a slice of one host"
             );
         }
-        let mut all = Vec::with_capacity(indices.len() * self.config.model.classes);
-        let finished = self.batches(variables, prepared, table, indices, stop, |outputs| {
-            let rows = outputs.probabilities.fetch_rows()?.to_f32()?;
-            all.extend_from_slice(&rows[..outputs.real_rows * self.config.model.classes]);
-            Ok(())
+        let mut all = Vec::with_capacity(indices.len() * self.classes);
+        let finished = self.pass.run(variables, prepared, table, indices, stop, |outputs, real_rows| {
+            let rows = outputs[PROBABILITIES].fetch_rows()?.to_f32()?;
+            all.extend_from_slice(&rows[..real_rows * self.classes]);
+            Ok(0.0)
         })?;
         Ok(finished.then_some(all))
-    }
-
-    /// Runs the program on each batch; whether it came to the end.
-    fn batches(
-        &self,
-        variables: &[Replicated],
-        prepared: &Arc<Prepared>,
-        table: &Arc<WindowTable>,
-        indices: &[u32],
-        stop: &Stop,
-        mut each: impl FnMut(Outputs<'_>) -> Result<()>,
-    ) -> Result<bool> {
-        let own = self.session.own_rows();
-        let plan = Plan::new(indices.to_vec(), self.session.batch_size, 0, false)?;
-        let steps = plan.steps_of(own.clone(), 0, plan.steps_per_epoch());
-        let mut loader = Loader::start(Arc::clone(prepared), Arc::clone(table), own.len(), steps);
-        while let Some(batch) = loader.next() {
-            let batch = batch?;
-            let mut uploaded = self.session.upload_rows(&batch, &self.config)?;
-            uploaded.push(self.session.flag(stop.requested())?);
-            let arguments = variables.iter().chain(&uploaded).map(Arg::Borrow).collect();
-            let outputs = self.program.execute(arguments)?;
-            let [probabilities, sums] = &outputs[..] else {
-                bail!("the evaluation gave {} outputs, expected 2", outputs.len());
-            };
-            let sums = sums.fetch(0)?.to_f32()?;
-            let stopped = sums.get(EVALUATION_SUMS - 1).is_some_and(|&flags| flags > 0.0);
-            each(Outputs { probabilities, sums, real_rows: batch.real_rows })?;
-            loader.recycle(batch);
-            if stopped || self.session.share.is_whole() && stop.requested() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod export;
 pub mod machine;
 mod memory;
+mod pass;
 pub mod pipeline;
 pub mod plugin;
 pub mod predict;
@@ -20,6 +21,7 @@ mod run;
 mod saved;
 pub mod session;
 mod start;
+pub mod statistics;
 pub mod stop;
 pub mod trainer;
 pub mod watchdog;
@@ -57,6 +59,7 @@ pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;
     while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
+        run.take_statistics()?;
         run.validate(epoch)?;
         run.save()?;
     }

@@ -10,11 +10,12 @@ use super::pipeline::{Clock, Pipeline};
 use super::reporter::Reporter;
 use super::session::Session;
 use super::start::{Record, Start};
+use super::statistics::Statistics;
 use super::stop::Stop;
 use super::trainer::{Totals, Trainer};
 use super::watchdog::{Phase, Watchdog};
 use crate::cli::TrainArgs;
-use crate::config::TrainConfig;
+use crate::config::{BatchNormStatistics, TrainConfig};
 use crate::data::{CHANNELS, Loader, Plan, SampleSource};
 use crate::events::{EvaluationMetrics, TrainMetrics};
 use crate::model::ModelConfig;
@@ -41,6 +42,8 @@ pub(super) struct Run<'a> {
     watchdog: &'a Watchdog,
     trainer: Trainer<'a>,
     evaluator: Evaluator<'a>,
+    /// Where precise statistics are asked for.
+    statistics: Option<Statistics<'a>>,
     plan: Plan,
     /// Of the training windows' samples.
     source: SampleSource,
@@ -92,6 +95,10 @@ impl<'a> Run<'a> {
         let seconds = program.compile_seconds();
         let memory = program.memory().map_or(0, |memory| memory.total()) as f64 / 1e9;
         let evaluator = Evaluator::new(session, &step)?;
+        let statistics = match config.batch_norm_statistics {
+            BatchNormStatistics::Moving => None,
+            BatchNormStatistics::Precise => Some(Statistics::new(session, &step)?),
+        };
         drop(compiling);
         let agreeing = watchdog.enter(Phase::FirstStep);
         agree(session, config, dataset, &step)?;
@@ -115,6 +122,7 @@ impl<'a> Run<'a> {
             watchdog,
             trainer,
             evaluator,
+            statistics,
             plan,
             source: cache.source,
             reporter,
@@ -190,6 +198,22 @@ impl<'a> Run<'a> {
             }
         }
         self.clock.add(pipeline.take_clock());
+        Ok(())
+    }
+
+    /// Batch normalisation's statistics anew, where precise ones are asked for and the run was not stopped.
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    pub(super) fn take_statistics(&mut self) -> Result<()> {
+        let Some(statistics) = self.statistics.as_ref().filter(|_| !self.is_stopped()) else { return Ok(()) };
+        let Dataset { prepared, table, split } = self.dataset;
+        let batches = split.train.len().div_ceil(self.session.batch_size) as u64;
+        let _watched = self.watchdog.enter(Phase::Evaluate { batches });
+        match statistics.run(self.trainer.variables(), prepared, table, &split.train, self.stop)? {
+            Some(statistics) => self.trainer.set_moving_statistics(&statistics)?,
+            None => self.stopped = true,
+        }
         Ok(())
     }
 
@@ -282,6 +306,11 @@ impl<'a> Run<'a> {
         if self.is_stopped() {
             bail!("stopped after step {steps}; {out} holds the model of that step");
         }
+        if self.statistics.is_some() && self.history.is_empty() {
+            // Gone on with after its last step: the stop may have come before the statistics.
+            self.take_statistics()?;
+            self.save()?;
+        }
         let split = &self.dataset.split;
         let (part, windows) = match (split.test.is_empty(), split.validation.is_empty()) {
             (false, _) => ("test", &split.test),
@@ -295,6 +324,9 @@ impl<'a> Run<'a> {
         let confusion = evaluation.confusion(&self.dataset.table.classes)?;
         reporter.confusion(part, steps, &confusion)?;
         eprintln!("waited for data {:.1} % of the steps' time", 100.0 * self.clock.waiting_share());
+        if let Some(note) = self.config.moving_statistics_note(steps) {
+            eprintln!("note: {note}");
+        }
         if as_json {
             let summary = json!({
                 "platform": self.session.runtime.platform().to_string(),

@@ -5,7 +5,7 @@ use crate::data::Batch;
 use crate::model::execution::Execution;
 use crate::model::files::OptimizerState;
 use crate::model::step::{METRICS, State, StepConfig};
-use crate::model::{NamedTensor, VariableSpec, trainable_variables, variables};
+use crate::model::{MOVING_STATISTICS, NamedTensor, VariableSpec, trainable_variables, variables};
 use crate::pjrt::Platform;
 use crate::runtime::{Arg, HostTensor, Program, Replicated};
 use anyhow::{Result, bail};
@@ -230,6 +230,17 @@ impl<'a> Trainer<'a> {
     /// The variables on the devices, moving statistics included.
     pub fn variables(&self) -> &[Replicated] {
         &self.state[..State::of(&self.config.model).variables]
+    }
+
+    /// Puts these in the place of the moving mean and the moving variance, `[F]` each.
+    ///
+    /// # Errors
+    /// When a device has no room.
+    pub fn set_moving_statistics(&mut self, statistics: &[Vec<f32>; 2]) -> Result<()> {
+        for (place, values) in MOVING_STATISTICS.zip(statistics) {
+            self.state[place] = self.session.replicate_one(&HostTensor::from_f32(values, &[values.len()]))?;
+        }
+        Ok(())
     }
 
     /// The variables and the optimizer's state on the host.
