@@ -28,7 +28,7 @@ pub const SPREADSHEET_FILE: &str = "ECGPCGSpreadsheet.csv";
 pub enum Located {
     /// A download root: it holds the spreadsheet and `MAT/` or `WFDB/`.
     Root(PathBuf),
-    /// A prepared set: it holds `manifest.json`.
+    /// A prepared set: it holds `manifest.json`, and no spreadsheet.
     Prepared(PathBuf),
 }
 
@@ -48,7 +48,8 @@ pub fn locate(dir: Option<&Path>) -> Result<Located, DataError> {
             "name the folder with --data DIR, download the data set with wget, or try --demo",
         ));
     };
-    if dir.join(MANIFEST_FILE).is_file() {
+    // The spreadsheet first: an old set among the recordings must not stand for them.
+    if dir.join(MANIFEST_FILE).is_file() && !is_root(dir) {
         return Ok(Located::Prepared(dir.into()));
     }
     // DIR itself, or any folder on the way down that wget makes.

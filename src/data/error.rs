@@ -95,6 +95,20 @@ pub enum DataError {
         /// `NaN`, `inf` or `-inf`.
         value: f64,
     },
+    /// Samples that are finite, but of which float32 leaves nothing to scale by.
+    #[error(
+        "recording {recording} channel {channel}: float32 cannot tell its samples apart, or reach from {minimum:e} to {maximum:e}; rescale the signal"
+    )]
+    Unscalable {
+        /// The record's name.
+        recording: String,
+        /// The channel.
+        channel: String,
+        /// Its smallest sample.
+        minimum: f64,
+        /// Its largest.
+        maximum: f64,
+    },
     /// Two channels of one recording differ in length.
     #[error(
         "recording {recording}: channel {channel} has {found} samples, expected {expected} as in channel {first}"
@@ -182,7 +196,10 @@ fn list(names: &[String]) -> String {
         return "none".into();
     }
     const SHOWN: usize = 20;
-    let mut text = names.iter().take(SHOWN).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
+    const WIDTH: usize = 60;
+    let shown =
+        names.iter().take(SHOWN).map(|n| format!("\"{}\"", n.chars().take(WIDTH).collect::<String>()));
+    let mut text = shown.collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }

@@ -34,6 +34,9 @@ pub struct Manifest {
     pub columns: Vec<String>,
     /// In spreadsheet order.
     pub recordings: Vec<RecordingEntry>,
+    /// The spreadsheet's other rows: without a file, or without a class when the set was made.
+    #[serde(default)]
+    pub left_out: Vec<BTreeMap<String, String>>,
 }
 
 /// One recording: its row in the spreadsheet, and its shard.
@@ -108,6 +111,12 @@ impl ChannelEntry {
         self.minimum == self.maximum
     }
 
+    /// Whether float32 samples of this range scale to more than one value.
+    pub fn scalable(&self) -> bool {
+        let range = self.maximum as f32 - self.minimum as f32;
+        self.constant() || range > 0.0 && range.is_finite()
+    }
+
     /// `(minimum, range)` as float32 in the units a device sees: `q` for int16 samples, else values.
     /// A constant channel has range 1.
     pub fn scale(&self, units: SampleType) -> (f32, f32) {
@@ -149,7 +158,8 @@ impl Manifest {
             return Err(fail(format!("the manifest's format is not \"{FORMAT}\"")));
         }
         if version != Some(u64::from(VERSION)) {
-            return Err(fail(format!("expected format version {VERSION}, found {version:?}")));
+            let found = version.map_or("none".into(), |version| version.to_string());
+            return Err(fail(format!("expected format version {VERSION}, found {found}")));
         }
         let manifest: Self =
             serde_json::from_value(value).map_err(|e| fail(format!("the manifest cannot be parsed: {e}")))?;

@@ -31,6 +31,9 @@ const MI_MATRIX: u32 = 14;
 const MI_COMPRESSED: u32 = 15;
 const MI_UTF8: u32 = 16;
 
+/// The class of strings, tables and dates, which have no dimensions.
+const MX_OPAQUE: u8 = 17;
+
 /// Values handed over at a time.
 const CHUNK: usize = 8192;
 
@@ -58,7 +61,7 @@ pub struct MatFile {
 pub struct Variable {
     /// Its name.
     pub name: String,
-    /// Its dimensions; MATLAB has at least two.
+    /// Its dimensions; numeric arrays have at least two.
     pub dims: Vec<u64>,
     class: u8,
     complex: bool,
@@ -218,7 +221,15 @@ impl Variable {
     /// Values in a numeric vector; else what was expected and found.
     fn vector_length(&self) -> Result<u64, (String, String)> {
         if !(6..=15).contains(&self.class) || self.complex {
-            let kind = if self.complex { "complex".into() } else { format!("array class {}", self.class) };
+            let kind = match self.class {
+                _ if self.complex => "complex numbers".into(),
+                1 => "a cell array".into(),
+                2 => "a structure".into(),
+                4 => "text".into(),
+                5 => "a sparse array".into(),
+                MX_OPAQUE => "an object".into(),
+                class => format!("array class {class}"),
+            };
             return Err(("a real numeric array".into(), kind));
         }
         let shape = self.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -247,7 +258,10 @@ fn read_file_header(path: &Path, file: &mut File, size: u64) -> Result<bool, Dat
         b"IM" => false,
         b"MI" => true,
         other => {
-            let found = format!("bytes {:02x} {:02x}: this is no MATLAB level 5 file", other[0], other[1]);
+            let found = format!(
+                "bytes {:02x} {:02x}: no MATLAB level 5 file (save it with -v7 or -v7.3)",
+                other[0], other[1]
+            );
             return Err(fail(126, "the mark IM or MI", found));
         }
     };
@@ -277,6 +291,11 @@ fn read_variable(stream: &mut Stream<'_>, element: Element) -> Result<Variable, 
         return Err(stream.malformed("8 bytes of array flags".into(), format!("{} bytes", flags.len())));
     }
     let flags = stream.u32(&flags);
+    if flags as u8 == MX_OPAQUE {
+        let name =
+            String::from_utf8_lossy(&stream.short("array name", &[MI_INT8, MI_UTF8], MAX_NAME)?).into_owned();
+        return Ok(Variable { name, dims: Vec::new(), class: MX_OPAQUE, complex: false, element });
+    }
     let dims = stream.short("array dimensions", &[MI_INT32], 4 * MAX_DIMS)?;
     if dims.len() % 4 != 0 || dims.len() < 8 {
         return Err(

@@ -7,6 +7,7 @@
 //! # Ok::<(), tpu_train::data::DataError>(())
 //! ```
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +17,9 @@ use hdf5_pure::{Dataset, make_f64_type};
 
 use super::DataError;
 use super::mat5::Sink;
+
+/// The attribute MATLAB marks empty arrays by; what is stored is their dimensions.
+const EMPTY: &str = "MATLAB_empty";
 
 const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
@@ -82,6 +86,11 @@ impl Mat73File {
     pub fn length(&self, name: &str) -> Result<u64, DataError> {
         let shape =
             guarded(|| self.file.dataset(name)?.shape()).map_err(|found| self.variable(name, found))?;
+        let attributes =
+            guarded(|| self.file.dataset(name)?.attrs()).map_err(|found| self.variable(name, found))?;
+        if attributes.contains_key(EMPTY) {
+            return Err(self.variable(name, "an empty array".into()));
+        }
         if shape.iter().filter(|d| **d != 1).count() > 1 || shape.contains(&0) {
             return Err(
                 self.variable(name, format!("shape {shape:?}, where a vector (N, 1) or (1, N) was expected"))
@@ -98,6 +107,7 @@ impl Mat73File {
         let count = self.length(name)?;
         let dataset = guarded(|| self.file.dataset(name)).map_err(|found| self.variable(name, found))?;
         let shape = guarded(|| dataset.shape()).map_err(|found| self.variable(name, found))?;
+        check_chunks(&dataset, &shape).map_err(|found| self.variable(name, found))?;
         // Windows go along the first dimension; a signal stored (1, N) can only be read whole.
         if shape.first() != Some(&count) {
             return self.whole(name, &dataset, count, sink);
@@ -153,6 +163,20 @@ impl Mat73File {
 
     fn variable(&self, name: &str, found: String) -> DataError {
         malformed(&self.path, &format!("variable {name}"), found)
+    }
+}
+
+/// That every chunk of the data is there: the reader, as HDF5 has it, takes zeros for those that its index lacks.
+fn check_chunks(dataset: &Dataset, shape: &[u64]) -> Result<(), String> {
+    let Some(chunk) = guarded(|| dataset.chunk_shape())? else { return Ok(()) };
+    // An index that cannot be listed is left to the reader.
+    let Ok(chunks) = guarded(|| dataset.chunks()) else { return Ok(()) };
+    let expected: u64 = shape.iter().zip(&chunk).map(|(&all, &one)| all.div_ceil(one.max(1))).product();
+    let inside = |chunk: &Vec<u64>| chunk.iter().zip(shape).all(|(at, all)| at < all);
+    let found: HashSet<Vec<u64>> = chunks.into_iter().map(|chunk| chunk.offset).filter(inside).collect();
+    match found.len() as u64 {
+        all if all == expected => Ok(()),
+        found => Err(format!("{found} of its {expected} chunks: the file is damaged, or was not filled")),
     }
 }
 

@@ -25,7 +25,7 @@ use super::folder::{
 use super::manifest::{FORMAT, MANIFEST_FILE, VERSION};
 use super::prepared::shard_is_whole;
 use super::recording::{Recording, Signals};
-use super::spreadsheet::{RECORD_NAME, Row, Spreadsheet};
+use super::spreadsheet::{RECORD_NAME, Row, Spreadsheet, field};
 use super::{
     CHANNELS, DataError, InputFile, LabelRule, Manifest, Prepared, RecordingEntry, SampleType, Samples,
     ShardEntry,
@@ -46,7 +46,8 @@ pub struct PrepareOptions {
     pub out: Option<PathBuf>,
     /// Only recordings that have a class under this rule are prepared.
     pub rule: LabelRule,
-    /// Whether shards that are there are read again and their CRC compared, not only their length.
+    /// Whether the recordings' checksums are taken and the shards that are there read again, to be compared; without it
+    /// what has the length and time it had is taken to be the same.
     pub verify: bool,
     /// Recordings at once; 0: one per core, at most 8.
     pub threads: usize,
@@ -105,6 +106,8 @@ struct Context<'a> {
     out: &'a Path,
     sums: Checksums,
     known: Vec<ShardEntry>,
+    /// Whether what is known was made from this root, so that equal times mean equal files.
+    same_root: bool,
 }
 
 /// Brings the prepared form of a data set up to date and opens it. A prepared folder is only opened.
@@ -116,13 +119,7 @@ pub fn prepare(
     progress: &(dyn Fn(PrepareEvent<'_>) + Sync),
 ) -> Result<Prepared, DataError> {
     match locate(options.data.as_deref())? {
-        Located::Prepared(folder) => {
-            let prepared = Prepared::open(&folder)?;
-            if options.verify {
-                prepared.verify()?;
-            }
-            Ok(prepared)
-        }
+        Located::Prepared(folder) => open_prepared(options, &folder),
         Located::Root(root) => {
             let out = match &options.out {
                 Some(out) => out.clone(),
@@ -131,6 +128,38 @@ pub fn prepare(
             prepare_root(options, &root, &out, progress)
         }
     }
+}
+
+/// A set that is prepared already; rows that would have a class under the rule, but no shard, are a warning.
+fn open_prepared(options: &PrepareOptions, folder: &Path) -> Result<Prepared, DataError> {
+    if options.out.as_deref().is_some_and(|out| !same_folder(out, folder)) {
+        let reason = "it is a prepared set itself; leave --prepared out, or name the recordings with --data";
+        return Err(DataError::io("prepare", folder, io::Error::other(reason)));
+    }
+    let prepared = Prepared::open(folder)?;
+    if options.verify {
+        prepared.verify()?;
+    }
+    let place = format!("prepared set {}", folder.display());
+    let mut missing = Vec::new();
+    for row in prepared.left_out() {
+        if options.rule.value(row, &place)?.is_some() {
+            missing.push(field(row, RECORD_NAME).unwrap_or_default());
+        }
+    }
+    let warnings = missing.first().map(|first| {
+        let (count, column) = (missing.len(), options.rule.column());
+        format!(
+            "{count} recordings with a class by column \"{column}\" (the first: {first}) are not in {place}: they had no \
+             file, or no class by the column that it was made for"
+        )
+    });
+    Ok(prepared.with_warnings(warnings.into_iter().collect()))
+}
+
+/// Whether two paths lead to one folder that exists.
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Reads recordings given as files (`.mat`, `.hea`) into a set in memory, without labels; for prediction.
@@ -160,6 +189,10 @@ fn prepare_root(
     out: &Path,
     progress: &(dyn Fn(PrepareEvent<'_>) + Sync),
 ) -> Result<Prepared, DataError> {
+    if same_folder(out, root) {
+        let reason = "the recordings themselves are there; name another folder with --prepared DIR";
+        return Err(DataError::io("write shards to", out, io::Error::other(reason)));
+    }
     let sums = Checksums::read(root)?;
     let sheet_path = root.join(SPREADSHEET_FILE);
     let spreadsheet = input_file(root, &sheet_path, &options.stop)?;
@@ -176,19 +209,23 @@ fn prepare_root(
     let lock = lock(out, &options.stop, progress)?;
     remove_temporary(out)?;
     let known = read_entries(out);
-    let context = Context { options, root, out, sums, known };
+    let old = Manifest::read(out).ok();
+    let root_name = root.canonicalize().unwrap_or_else(|_| root.into()).to_string_lossy().into_owned();
+    let same_root = old.as_ref().is_some_and(|old| old.root == root_name);
+    let context = Context { options, root, out, sums, known, same_root };
     progress(PrepareEvent::Started { folder: out, recordings: jobs.len() });
     let made = run_jobs(&context, &jobs, progress)?;
-    let recordings = gather(&context, &sheet, made);
+    let (recordings, left_out) = gather(&context, &sheet, made);
     let manifest = Manifest {
         format: FORMAT.into(),
         version: VERSION,
-        root: root.canonicalize().unwrap_or_else(|_| root.into()).to_string_lossy().into_owned(),
+        root: root_name,
         spreadsheet,
         columns: sheet.columns.clone(),
         recordings,
+        left_out,
     };
-    if !Manifest::read(out).is_ok_and(|old| old == manifest) {
+    if old.as_ref() != Some(&manifest) {
         write_json(out, MANIFEST_FILE, &manifest)?;
     }
     remove_unreferenced(out, &manifest)?;
@@ -274,7 +311,8 @@ fn shard(context: &Context<'_>, job: &Job<'_>) -> Result<(ShardEntry, bool), Dat
     }
     let whole = |entry: &&ShardEntry| shard_is_whole(context.out, entry, context.options.verify);
     let mut known = context.known.iter().filter(|entry| entry.name == job.row.record);
-    if let Some(entry) = known.find(|e| comes_from(e, &job.source, context.root) && whole(e)) {
+    let unchanged = |entry: &&ShardEntry| !context.options.verify && comes_from(context, entry, &job.source);
+    if let Some(entry) = known.find(|entry| unchanged(entry) && whole(entry)) {
         for input in &entry.inputs {
             context.sums.check(&input.path, &input.sha256)?;
         }
@@ -308,9 +346,10 @@ fn blame_checksum(context: &Context<'_>, source: &Path, error: DataError) -> Dat
 }
 
 /// Whether the shard's inputs are the files a recording at `source` has, unchanged by size and time.
-fn comes_from(entry: &ShardEntry, source: &Path, root: &Path) -> bool {
-    let first = entry.inputs.first().map(|input| input.path.as_str());
-    first == Some(relative(root, source).as_str())
+fn comes_from(context: &Context<'_>, entry: &ShardEntry, source: &Path) -> bool {
+    let (root, first) = (context.root, entry.inputs.first().map(|input| input.path.as_str()));
+    context.same_root
+        && first == Some(relative(root, source).as_str())
         && entry.inputs.iter().all(|input| {
             stamp(&root.join(&input.path)).is_ok_and(|stamp| stamp == (input.bytes, input.modified_ns))
         })
@@ -393,21 +432,29 @@ fn write_samples(file: &mut impl Write, samples: &Samples, stop: &AtomicBool) ->
     Ok(crc.sum())
 }
 
-/// Manifest entries in spreadsheet order: those just made, and valid shards of other recordings, made for another rule.
-fn gather(context: &Context<'_>, sheet: &Spreadsheet, made: Vec<ShardEntry>) -> Vec<RecordingEntry> {
+/// Manifest entries in spreadsheet order: those just made, and valid shards of other recordings, made for another rule;
+/// and the rows without a shard.
+fn gather(
+    context: &Context<'_>,
+    sheet: &Spreadsheet,
+    made: Vec<ShardEntry>,
+) -> (Vec<RecordingEntry>, Vec<BTreeMap<String, String>>) {
     let mut by_name: BTreeMap<String, ShardEntry> = made.into_iter().map(|e| (e.name.clone(), e)).collect();
     for entry in &context.known {
         let current = Recording::find(context.root, &entry.name)
-            .is_some_and(|source| comes_from(entry, &source, context.root));
+            .is_some_and(|source| comes_from(context, entry, &source));
         if !by_name.contains_key(&entry.name) && current && shard_is_whole(context.out, entry, false) {
             by_name.insert(entry.name.clone(), entry.clone());
         }
     }
-    let entry = |row: &Row| {
-        let shard = by_name.remove(&row.record)?;
-        Some(RecordingEntry { fields: row.fields.clone(), shard })
-    };
-    sheet.rows.iter().filter_map(entry).collect()
+    let (mut recordings, mut left_out) = (Vec::new(), Vec::new());
+    for row in &sheet.rows {
+        match by_name.remove(&row.record) {
+            Some(shard) => recordings.push(RecordingEntry { fields: row.fields.clone(), shard }),
+            None => left_out.push(row.fields.clone()),
+        }
+    }
+    (recordings, left_out)
 }
 
 /// Size and time of the last change in ns.

@@ -1,5 +1,6 @@
 //! A prepared set opened for reading: its manifest, and its shards mapped into memory.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ pub struct Prepared {
     folder: Option<PathBuf>,
     columns: Vec<String>,
     recordings: Vec<RecordingEntry>,
+    /// The spreadsheet's other rows.
+    left_out: Vec<BTreeMap<String, String>>,
     shards: Vec<Bytes>,
     warnings: Vec<String>,
 }
@@ -65,7 +68,8 @@ impl Prepared {
             return Err(DataError::NoRecordings { reason });
         }
         let (columns, recordings) = (manifest.columns, manifest.recordings);
-        Ok(Self { folder: Some(dir.into()), columns, recordings, shards, warnings })
+        let left_out = manifest.left_out;
+        Ok(Self { folder: Some(dir.into()), columns, recordings, left_out, shards, warnings })
     }
 
     /// A set that lives in memory; the entries' inputs and shard files mean nothing.
@@ -73,13 +77,18 @@ impl Prepared {
         let (recordings, shards): (Vec<_>, Vec<_>) =
             recordings.into_iter().map(|(entry, bytes)| (entry, Bytes::Owned(bytes))).unzip();
         let warnings = recording_warnings(&recordings);
-        Self { folder: None, columns: Vec::new(), recordings, shards, warnings }
+        Self { folder: None, columns: Vec::new(), recordings, left_out: Vec::new(), shards, warnings }
     }
 
     pub(crate) fn with_warnings(mut self, mut first: Vec<String>) -> Self {
         first.append(&mut self.warnings);
         self.warnings = first;
         self
+    }
+
+    /// The rows of the spreadsheet that have no shard here.
+    pub(crate) fn left_out(&self) -> &[BTreeMap<String, String>] {
+        &self.left_out
     }
 
     /// The folder; none if the set lives in memory.
@@ -114,13 +123,13 @@ impl Prepared {
         ShardView { bytes, sample_type: entry.sample_type, channels: entry.channels.len() }
     }
 
-    /// Reads every shard and compares its CRC-32 with the manifest's.
+    /// Reads every shard and compares its CRC-32 and its ranges with the manifest's.
     ///
     /// # Errors
     /// [`DataError::Prepared`] naming the first shard that differs.
     pub fn verify(&self) -> Result<(), DataError> {
         for (entry, shard) in self.recordings.iter().zip(&self.shards) {
-            check_crc(self.folder.as_deref().unwrap_or(Path::new("")), &entry.shard, shard.get())?;
+            check_content(self.folder.as_deref().unwrap_or(Path::new("")), &entry.shard, shard.get())?;
         }
         Ok(())
     }
@@ -141,19 +150,33 @@ fn open_shard(dir: &Path, entry: &ShardEntry) -> Result<Mmap, DataError> {
 /// Whether a shard's file is there with the right length, and, if `thorough`, the right content.
 pub(crate) fn shard_is_whole(dir: &Path, entry: &ShardEntry, thorough: bool) -> bool {
     match open_shard(dir, entry) {
-        Ok(bytes) => !thorough || check_crc(dir, entry, &bytes).is_ok(),
+        Ok(bytes) => !thorough || check_content(dir, entry, &bytes).is_ok(),
         Err(_) => false,
     }
 }
 
-fn check_crc(dir: &Path, entry: &ShardEntry, bytes: &[u8]) -> Result<(), DataError> {
+/// Compares a shard's bytes with its CRC-32, and its samples with the ranges they are scaled by.
+fn check_content(dir: &Path, entry: &ShardEntry, bytes: &[u8]) -> Result<(), DataError> {
+    let fail = |problem: String| Err(DataError::Prepared { path: dir.join(&entry.file), problem });
     let mut crc = Crc::new();
     crc.update(bytes);
-    if crc.sum() == entry.crc32 {
-        return Ok(());
+    if crc.sum() != entry.crc32 {
+        return fail(format!("the shard's CRC-32 is {:08x}, expected {:08x}", crc.sum(), entry.crc32));
     }
-    let problem = format!("the shard's CRC-32 is {:08x}, expected {:08x}", crc.sum(), entry.crc32);
-    Err(DataError::Prepared { path: dir.join(&entry.file), problem })
+    let view = ShardView { bytes, sample_type: entry.sample_type, channels: entry.channels.len() };
+    let stored = |value: f64| match entry.sample_type {
+        SampleType::Int16 => value,
+        SampleType::Float32 => f64::from(value as f32),
+    };
+    for (index, channel) in entry.channels.iter().enumerate() {
+        let around = |(low, high): (f64, f64), value: f64| (low.min(value), high.max(value));
+        let found = view.channel(index).fold((f64::INFINITY, f64::NEG_INFINITY), around);
+        let expected = (stored(channel.minimum), stored(channel.maximum));
+        if found != expected {
+            return fail(format!("channel {} spans {found:?}, expected {expected:?}", channel.name));
+        }
+    }
+    Ok(())
 }
 
 fn recording_warnings(recordings: &[RecordingEntry]) -> Vec<String> {
@@ -165,6 +188,15 @@ fn recording_warnings(recordings: &[RecordingEntry]) -> Vec<String> {
                 shard.name, channel.name, channel.minimum
             ));
         }
+    }
+    let rounded = |r: &&RecordingEntry| r.shard.sample_type == SampleType::Float32;
+    if let Some(first) = recordings.iter().find(rounded) {
+        warnings.push(format!(
+            "{} of {} recordings hold samples beside the grid of 1/2048 (the first: {}) and are kept rounded to float32",
+            recordings.iter().filter(rounded).count(),
+            recordings.len(),
+            first.shard.name
+        ));
     }
     let rate = |r: &RecordingEntry| r.shard.sampling_rate;
     if let Some(other) = recordings.iter().find(|r| rate(r) != rate(&recordings[0])) {

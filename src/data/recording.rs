@@ -105,26 +105,22 @@ impl Recording {
             return Ok(record.sampling_rate);
         }
         let names = self.channel_names()?;
-        let mut rate = f64::NAN;
-        if names.iter().any(|n| n == SAMPLING_RATE) && self.length(SAMPLING_RATE)? == 1 {
-            self.values(SAMPLING_RATE, &mut |values| {
-                rate = values.first().copied().unwrap_or(f64::NAN);
-                Ok(())
-            })?;
-        }
-        if rate.is_finite() && rate > 0.0 {
-            return Ok(rate);
+        let mut found = "no such variable".to_owned();
+        if names.iter().any(|n| n == SAMPLING_RATE) {
+            let mut all: Vec<f64> = Vec::new();
+            let count = self.values(SAMPLING_RATE, &mut |values| Ok(all.extend(values.iter().take(1))))?;
+            match (count, all.first()) {
+                (1, Some(&rate)) if rate.is_finite() && rate > 0.0 => return Ok(rate),
+                (1, Some(rate)) => found = rate.to_string(),
+                _ => found = format!("{count} values"),
+            }
         }
         Err(DataError::Malformed {
             path: self.path.clone(),
             place: format!("variable {SAMPLING_RATE}"),
             offset: 0,
             expected: "the sampling rate, one positive number".into(),
-            found: if names.iter().any(|n| n == SAMPLING_RATE) {
-                format!("{rate}")
-            } else {
-                "no such variable".into()
-            },
+            found,
         })
     }
 
@@ -153,16 +149,27 @@ impl Recording {
                 if stop.load(Ordering::Relaxed) {
                     return Err(DataError::Interrupted);
                 }
-                buffer.push(values).map_err(|(position, value)| DataError::BadSample {
-                    recording: self.name.clone(),
-                    channel: (*channel).into(),
-                    position,
-                    value,
+                buffer.push(values).map_err(|refused| match refused {
+                    Refused::Sample(position, value) => DataError::BadSample {
+                        recording: self.name.clone(),
+                        channel: (*channel).into(),
+                        position,
+                        value,
+                    },
+                    Refused::Memory => self.too_large(samples, channels.len()),
                 })
             })?;
             let (minimum, maximum) = buffer.range();
             entries.push(ChannelEntry { name: (*channel).into(), minimum, maximum });
             buffer.column += 1;
+        }
+        if let (Samples::F32(_), Some(channel)) = (&buffer.data, entries.iter().find(|c| !c.scalable())) {
+            return Err(DataError::Unscalable {
+                recording: self.name.clone(),
+                channel: channel.name.clone(),
+                minimum: channel.minimum,
+                maximum: channel.maximum,
+            });
         }
         Ok(Signals { sampling_rate, samples, channels: entries, data: buffer.data })
     }
@@ -243,11 +250,11 @@ impl Interleaver {
         (self.minimum, self.maximum)
     }
 
-    /// Appends to the current column; else position and value of the first sample that is not finite.
-    fn push(&mut self, values: &[f64]) -> Result<(), (u64, f64)> {
+    /// Appends to the current column.
+    fn push(&mut self, values: &[f64]) -> Result<(), Refused> {
         if matches!(self.data, Samples::I16(_)) && !to_grid(values, &mut self.grid) {
             self.check_finite(values)?;
-            self.data = widen(&self.data);
+            self.data = widen(&self.data).ok_or(Refused::Memory)?;
         }
         match &mut self.data {
             Samples::I16(data) => {
@@ -269,12 +276,20 @@ impl Interleaver {
     }
 
     /// A float64 too large for float32 counts as infinite.
-    fn check_finite(&self, values: &[f64]) -> Result<(), (u64, f64)> {
+    fn check_finite(&self, values: &[f64]) -> Result<(), Refused> {
         match values.iter().position(|v| !(*v as f32).is_finite()) {
-            Some(at) => Err(((self.row + at) as u64, values[at])),
+            Some(at) => Err(Refused::Sample((self.row + at) as u64, values[at])),
             None => Ok(()),
         }
     }
+}
+
+/// Why values were not taken.
+enum Refused {
+    /// Position and value of the first sample that is not finite.
+    Sample(u64, f64),
+    /// They are too many as float32.
+    Memory,
 }
 
 /// Writes a run of a column; rows that do not exist yet are made, with `zero` in the other columns.
@@ -309,14 +324,11 @@ fn to_grid(values: &[f64], out: &mut Vec<i16>) -> bool {
     exact
 }
 
-/// The same values as float32, which holds every int16 `q / 2048` exactly.
-fn widen(data: &Samples) -> Samples {
-    Samples::F32(match data {
-        Samples::I16(q) => {
-            let mut values = Vec::with_capacity(q.capacity());
-            values.extend(q.iter().map(|q| f32::from(*q) / GRID as f32));
-            values
-        }
-        Samples::F32(values) => values.clone(),
-    })
+/// The same values as float32, which holds every int16 `q / 2048` exactly; none if the memory cannot be had.
+fn widen(data: &Samples) -> Option<Samples> {
+    let Samples::I16(q) = data else { return Some(data.clone()) };
+    let mut values: Vec<f32> = Vec::new();
+    values.try_reserve_exact(q.capacity()).ok()?;
+    values.extend(q.iter().map(|q| f32::from(*q) / GRID as f32));
+    Some(Samples::F32(values))
 }

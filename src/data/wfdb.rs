@@ -84,7 +84,7 @@ impl Record {
     /// The number of time points.
     ///
     /// # Errors
-    /// When the header does not say and the data file cannot be looked at.
+    /// When the header does not say and the data file cannot be looked at, or holds none.
     pub fn length(&self, name: &str) -> Result<u64, DataError> {
         if self.samples > 0 {
             return Ok(self.samples);
@@ -93,7 +93,14 @@ impl Record {
         let signal = &self.signals[index];
         let bytes =
             std::fs::metadata(&signal.file).map_err(|e| DataError::io("read", &signal.file, e))?.len();
-        Ok(bytes.saturating_sub(signal.byte_offset) / (2 * row.1 as u64))
+        match bytes.saturating_sub(signal.byte_offset) / (2 * row.1 as u64) {
+            0 => Err(signal.malformed(
+                signal.byte_offset,
+                "at least one time point",
+                format!("a file of {bytes} bytes"),
+            )),
+            samples => Ok(samples),
+        }
     }
 
     /// Streams one signal's values into `sink`, and returns how many there were.
@@ -125,13 +132,11 @@ impl Record {
                         format!("the invalid mark, sample {}", done + i as u64),
                     ));
                 }
-                if done == 0 && i == 0 && signal.initial.is_some_and(|initial| initial != i32::from(sample)) {
-                    let found = format!("{sample}");
-                    return Err(signal.malformed(
-                        offset,
-                        &format!("the initial value {:?}", signal.initial),
-                        found,
-                    ));
+                if let (0, 0, Some(initial)) = (done, i, signal.initial)
+                    && initial != i32::from(sample)
+                {
+                    let expected = format!("the initial value {initial}");
+                    return Err(signal.malformed(offset, &expected, sample.to_string()));
                 }
                 sum = sum.wrapping_add(sample);
                 *value = signal.value(sample);

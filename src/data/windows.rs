@@ -120,6 +120,11 @@ impl WindowTable {
                 continue;
             };
             let count = window_count(entry.shard.samples, window, stride);
+            let all = table.windows.len() as u64 + count;
+            if u32::try_from(all).is_err() {
+                let problem = format!("more than {} windows: choose a larger stride", u32::MAX);
+                return Err(DataError::Window { problem });
+            }
             if count == 0 {
                 table.too_short.push(entry.shard.name.clone());
                 continue;
@@ -138,17 +143,17 @@ impl WindowTable {
             let starts = (0..count).map(|i| i * stride as u64);
             table.windows.extend(starts.map(|start| Window { recording, start, label }));
         }
-        if u32::try_from(table.windows.len()).is_err() {
-            let problem =
-                format!("{} windows are more than 2^32: choose a larger stride", table.windows.len());
-            return Err(DataError::Window { problem });
-        }
         Ok(table)
     }
 
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.windows.len()
+    }
+
+    /// Recordings that have windows.
+    pub fn recordings(&self) -> usize {
+        self.subject_of_recording.iter().filter(|&&subject| subject != u32::MAX).count()
     }
 
     /// Whether there are no windows; [`WindowTable::new`] never gives such a table.

@@ -40,7 +40,28 @@ impl Dataset {
             data.data = Some(DEMO_RECORDINGS.into());
             data.prepared = Some(DEMO_PREPARED.into());
         }
-        Self::open(&data, config, stop)
+        let dataset = Self::open(&data, config, stop)?;
+        dataset.warn_of_classes();
+        Ok(dataset)
+    }
+
+    /// Says what no training can learn of these windows.
+    fn warn_of_classes(&self) {
+        let classes = &self.table.classes;
+        let counts = self.table.class_counts(&self.split.train);
+        let without: Vec<&String> =
+            classes.iter().zip(counts).filter(|(_, n)| *n == 0).map(|(c, _)| c).collect();
+        if let ([_, _, ..], [first, ..]) = (&classes[..], &without[..]) {
+            eprintln!(
+                "warning: {} of {} classes have no window to train on (the first: {first}), since the split keeps \
+                 subjects or recordings whole; --split random deals single windows",
+                without.len(),
+                classes.len()
+            );
+        }
+        if let [only] = &classes[..] {
+            eprintln!("warning: all windows are of one class, {only}: there is nothing to tell apart");
+        }
     }
 
     /// The windows that `config` describes.
@@ -49,7 +70,7 @@ impl Dataset {
     /// As [`Self::for_training`].
     pub fn open(args: &DataArgs, config: &TrainConfig, stop: &Stop) -> Result<Self> {
         let rule = config.label_rule();
-        let prepared = bring_up_to_date(args, rule.clone(), stop)?;
+        let prepared = bring_up_to_date(args, rule.clone(), false, stop)?;
         let order = match config.recipe {
             Recipe::Readme => RecordingOrder::Spreadsheet,
             Recipe::Source => RecordingOrder::Source,
@@ -111,7 +132,7 @@ impl Dataset {
             "{} windows of {} recordings, {} subjects: {} to train, {} to validate, {} to test\n\
              classes        {}: {}",
             self.table.len(),
-            self.prepared.recordings().len(),
+            self.table.recordings(),
             self.table.subjects.len(),
             self.split.train.len(),
             self.split.validation.len(),
@@ -147,10 +168,11 @@ impl TrainConfig {
     }
 }
 
-fn bring_up_to_date(args: &DataArgs, rule: LabelRule, stop: &Stop) -> Result<Arc<Prepared>> {
+fn bring_up_to_date(args: &DataArgs, rule: LabelRule, verify: bool, stop: &Stop) -> Result<Arc<Prepared>> {
     let mut options = PrepareOptions::new(args.data.clone());
     options.out = args.prepared.clone();
     options.rule = rule;
+    options.verify = verify;
     options.stop = stop.flag();
     let prepared = data::prepare(&options, &print_event)?;
     for warning in prepared.warnings() {
@@ -178,7 +200,7 @@ fn print_event(event: PrepareEvent<'_>) {
 /// One sentence on what is wrong with the folder or a recording.
 pub fn prepare(args: &PrepareArgs, stop: &Stop) -> Result<()> {
     let rule = args.data.label_column.clone().map_or(LabelRule::Scenario, LabelRule::Column);
-    let prepared = bring_up_to_date(&args.data, rule, stop)?;
+    let prepared = bring_up_to_date(&args.data, rule, true, stop)?;
     let (recordings, bytes) = (prepared.recordings().len(), prepared.bytes());
     let folder = prepared.folder().unwrap_or(Path::new(""));
     if args.json {

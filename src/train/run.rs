@@ -185,11 +185,14 @@ impl<'a> Run<'a> {
             self.training.add(&outcome.totals);
             windows += outcome.totals.windows();
             if !self.training.loss().is_finite() {
+                let out = self.config.out.display();
+                let kept = match self.history.is_empty() {
+                    true => format!("{out} is as it was"),
+                    false => format!("the model of the epoch before is in {out}"),
+                };
                 bail!(
-                    "the loss is no longer a number after step {step} (epoch {}); the model of the epoch before \
-                     is in {}; try a smaller --learning-rate",
-                    epoch + 1,
-                    self.config.out.display()
+                    "the loss is no longer a number after step {step} (epoch {}); {kept}; try a smaller --learning-rate",
+                    epoch + 1
                 );
             }
             if let Some(reporter) = &mut self.reporter {

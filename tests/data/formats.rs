@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use hdf5_pure::FileBuilder;
+use crate::support::judge;
+use hdf5_pure::{AttrValue, FileBuilder};
 use tpu_train::data::recording::{Recording, Signals};
 use tpu_train::data::*;
 
@@ -123,7 +124,7 @@ fn wrong_variables_are_named() {
     let complex = with(&|mat| mat.array("ECG", &[1, 2], 0x806, DOUBLE, &[0.0; 2], true));
     assert!(complex.contains("complex"), "{complex}");
     let class = with(&|mat| mat.array("ECG", &[1, 2], 4, 4, &[0.0; 2], true));
-    assert!(class.contains("array class 4"), "{class}");
+    assert!(class.contains("found text"), "{class}");
     let empty = with(&|mat| mat.array("ECG", &[0, 0], 6, DOUBLE, &[], true));
     assert!(empty.contains("(0, 0)"), "{empty}");
     let length = with(&|mat| mat.signal("ECG", &[0.0; 3], true));
@@ -135,8 +136,39 @@ fn wrong_variables_are_named() {
     rate.signal("PCG", &[0.0, 0.5], true);
     let rate = error(rate);
     assert!(rate.contains("variable fs") && rate.contains("no such variable"), "{rate}");
+    let mut rates = Mat::new(false);
+    rates.signal("ECG", &[0.0, 0.5], true);
+    rates.signal("PCG", &[0.0, 0.5], true);
+    rates.array("fs", &[1, 2], 6, 4, &[8000.0; 2], true);
+    let rates = error(rates);
+    assert!(rates.contains("one positive number, found 2 values"), "{rates}");
     let other = read(&write(&folder, "b.mat", &[b'x'; 300])).unwrap_err().to_string();
     assert!(other.contains("no MATLAB level 5 file"), "{other}");
+}
+
+#[test]
+fn variables_without_dimensions_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut mat = Mat::new(false);
+    mat.opaque("notes");
+    mat.signal("ECG", &[0.0, 0.5], true);
+    mat.signal("PCG", &[0.5, 0.0], true);
+    mat.array("fs", &[1, 1], 6, 4, &[8000.0], true);
+    assert_eq!(
+        read(&write(&folder, "a.mat", &mat.bytes)).unwrap().data,
+        interleaved(&[0.0, 0.5], &[0.5, 0.0])
+    );
+}
+
+#[test]
+fn signals_that_float32_cannot_scale_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (low, high) in [(1e6, 1e6 + 1e-3), (0.0, 1e-50), (-3e38, 3e38)] {
+        let ecg = [low, high, low];
+        let error = read(&write(&folder, "a.mat", &mat_bytes(&ecg, &[0.0, 0.5, 0.0], true))).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("recording a channel ECG: float32 cannot tell"), "{error}");
+    }
 }
 
 fn mat73(ecg: &[f64], pcg: &[f64], row: bool) -> Vec<u8> {
@@ -183,6 +215,41 @@ fn damaged_mat73_is_an_error() {
         // HDF5 without checksums cannot tell every flip; the point is that none ends the process.
         let _ = read(&write(&folder, "a.mat", &damaged));
     }
+}
+
+#[test]
+fn empty_arrays_of_mat73_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = FileBuilder::new();
+    for name in ["ECG", "PCG"] {
+        // What MATLAB stores are the dimensions.
+        let dataset = builder.create_dataset(name).with_u64_data(&[0, 0]);
+        dataset.set_attr("MATLAB_empty", AttrValue::U8(1));
+    }
+    builder.create_dataset("fs").with_f64_data(&[8000.0]).with_shape(&[1, 1]);
+    let error = read(&write(&folder, "a.mat", &builder.finish().unwrap())).unwrap_err().to_string();
+    assert!(error.contains("variable ECG") && error.contains("found an empty array"), "{error}");
+}
+
+/// Two signals of three chunks, of which the second of PCG was never written.
+const WRITE_IN_H5PY: &str = r#"
+import sys, h5py, numpy
+with h5py.File(sys.argv[1], "w", userblock_size=512) as file:
+    file["fs"] = [[8000.0]]
+    for name, starts in ("ECG", (0, 1000, 2000)), ("PCG", (0, 2000)):
+        signal = file.create_dataset(name, (3000, 1), "f8", chunks=(1000, 1), compression="gzip")
+        for start in starts:
+            signal[start:start + 1000] = 0.5
+"#;
+
+#[test]
+fn chunks_that_mat73_lacks_are_not_taken_for_zeros() {
+    let Some(judge) = judge::python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mat");
+    judge.run(WRITE_IN_H5PY, &[&path]);
+    let error = read(&path).unwrap_err().to_string();
+    assert!(error.contains("variable PCG") && error.contains("found 2 of its 3 chunks"), "{error}");
 }
 
 fn wfdb(folder: &tempfile::TempDir, ecg: &[i16], pcg: &[i16], change: impl Fn(String) -> String) -> PathBuf {
@@ -245,6 +312,10 @@ fn wrong_wfdb_headers_are_named() {
         let error = error(from, to);
         assert!(error.contains(part), "{from} -> {to}: {error}");
     }
+    let empty = wfdb(&folder, &q, &q, |h| h.replace(" 100 12", ""));
+    write(&folder, "a.dat", &[9; 7]);
+    let error = read(&empty).unwrap_err().to_string();
+    assert!(error.contains("at least one time point, found a file of 7 bytes"), "{error}");
     let mut invalid = q.clone();
     invalid[60] = i16::MIN;
     let error = read(&wfdb(&folder, &invalid, &q, |h| h)).unwrap_err().to_string();

@@ -90,6 +90,16 @@ impl Mat {
         self.bytes.extend(zlib);
     }
 
+    /// A string, a table or a date: an object without dimensions.
+    pub(super) fn opaque(&mut self, name: &str) {
+        let mut content = self.element(6, &[self.u32(17), self.u32(0)].concat());
+        for text in [name, "MCOS", "string"] {
+            content.extend(self.small(1, text.as_bytes()));
+        }
+        let matrix = self.element(14, &content);
+        self.bytes.extend(matrix);
+    }
+
     fn store(&self, kind: u32, values: &[f64]) -> Vec<u8> {
         macro_rules! as_type {
             ($type:ty) => {{

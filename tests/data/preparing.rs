@@ -90,6 +90,18 @@ fn damaged_shards_are_made_anew() {
     assert!(error.contains("A2") && error.contains("CRC-32"), "{error}");
     options.verify = true;
     assert_eq!(made(&options).1, ["A2"]);
+    // Neither the time nor the length tells of this: the recording's own checksum does.
+    let time = fs::metadata(root.mat_path("A3")).unwrap().modified().unwrap();
+    let other = mat_bytes(&wave(5, 30_000), &wave(6, 30_000), true);
+    let length = fs::metadata(root.mat_path("A3")).unwrap().len() as usize;
+    root.file("A3", &[&other[..], &vec![0; length.saturating_sub(other.len())]].concat());
+    File::options().write(true).open(root.mat_path("A3")).unwrap().set_modified(time).unwrap();
+    assert_eq!(made(&options).1, ["A3"]);
+    // A range that someone edited scales the samples otherwise.
+    let entry = format!("{}.json", shard_of(&root.prepare(), "A1").display());
+    let text = fs::read_to_string(&entry).unwrap();
+    fs::write(&entry, text.replace("\"minimum\": -1.0", "\"minimum\": -0.75")).unwrap();
+    assert_eq!(made(&options).1, ["A1"]);
     Prepared::open(&root.out()).unwrap().verify().unwrap();
 }
 
@@ -231,6 +243,54 @@ fn the_folder_wget_leaves_and_a_prepared_folder_are_found() {
     fs::remove_dir_all(outer.path().join("physionet.org")).unwrap();
     let again = prepare(&PrepareOptions::new(options.out), &|_| {}).unwrap();
     assert_eq!(prepared.recordings(), again.recordings());
+}
+
+#[test]
+fn shards_of_another_root_are_not_taken_by_their_time() {
+    let (a, b) = (three(), three());
+    let time = SystemTime::now() - Duration::from_secs(1000);
+    b.file("A2", &mat_bytes(&wave(77, 30_000), &wave(78, 30_000), false));
+    a.file("A2", &mat_bytes(&wave(79, 30_000), &wave(80, 30_000), false));
+    for root in [&a, &b] {
+        File::options().write(true).open(root.mat_path("A2")).unwrap().set_modified(time).unwrap();
+    }
+    a.prepare();
+    let mut options = b.options();
+    options.out = Some(a.out());
+    let prepared = made(&options).0;
+    assert_eq!(prepared.shard(1).channel(0).collect::<Vec<_>>(), wave(77, 30_000));
+}
+
+#[test]
+fn shards_do_not_go_among_the_recordings() {
+    let root = three();
+    let mut options = root.options();
+    options.out = Some(root.path().join("MAT/.."));
+    let error = prepare(&options, &|_| {}).unwrap_err().to_string();
+    assert!(error.contains("the recordings themselves are there"), "{error}");
+    // A manifest beside a spreadsheet is not asked.
+    fs::write(root.path().join("manifest.json"), "{}").unwrap();
+    assert_eq!(root.prepare().recordings().len(), 3);
+}
+
+#[test]
+fn what_a_prepared_folder_lacks_is_said() {
+    let mut root = three();
+    root.row("A4", "S4", "no scenario at all");
+    root.file("A4", &mat_bytes(&wave(4, 100), &wave(5, 100), true));
+    assert_eq!(root.prepare().recordings().len(), 3);
+    let mut options = PrepareOptions::new(Some(root.out()));
+    assert_eq!(prepare(&options, &|_| {}).unwrap().warnings(), [""; 0]);
+    options.rule = LabelRule::Column("Gender".into());
+    let warnings = prepare(&options, &|_| {}).unwrap().warnings().to_vec();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("1 recordings with a class by column \"Gender\""),
+        "{warnings:?}"
+    );
+    assert!(warnings[0].contains("(the first: A4)"), "{warnings:?}");
+    options.out = Some(root.path().join("elsewhere"));
+    let error = prepare(&options, &|_| {}).unwrap_err().to_string();
+    assert!(error.contains("it is a prepared set itself"), "{error}");
 }
 
 #[test]

@@ -43,6 +43,13 @@ fn edited_copies_read_the_same() {
 
 #[test]
 fn errors_say_what_is_wrong() {
+    for (bytes, part) in [
+        (&b"record name,subject id\nA,1\nB,J\xe9\n"[..], "line 3 holds the byte 0xe9, which is not UTF-8"),
+        (b"\xff\xfer\0e\0", "the file is UTF-16"),
+    ] {
+        let error = Spreadsheet::parse("sheet.csv".as_ref(), bytes).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
     for (text, part) in [
         ("", "the file is empty"),
         (" \r\n \n", "the file is empty"),
@@ -53,6 +60,12 @@ fn errors_say_what_is_wrong() {
         ("record name,subject id\nA,1\n,2\n", "line 3 has no Record Name"),
         ("record name,subject id\nA,1\nB,1\nA,2\n", "line 4 names recording A again, first on line 2"),
         ("record name,subject id\n../A,1\n", "is no file name"),
+        ("record name,subject id\r\rA,1\rA,2\r", "line 4 names recording A again, first on line 3"),
+        ("record name,subject id\nA,1\nB,\"1\nC,1\n", "line 3 opens a quote that is never closed"),
+        ("record name,subject id\nA,\"1", "line 2 opens a quote that is never closed"),
+        ("record name,\"subject id\nA,1\n", "the header line opens a quote"),
+        ("record name,subject id\nA,1,note\n", "line 2 has 3 cells, the header 2"),
+        ("record name;subject id\nA;1\n", "separated by ';', expected commas"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(part) && error.contains("sheet.csv"), "{text:?}: {error}");
