@@ -140,7 +140,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
     /// Samples in a window [default: 10000]
     #[arg(long, value_name = "SAMPLES")]
@@ -200,7 +200,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Steps in one execution of the program
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = steps_at_once)]
     pub steps_per_execution: usize,
     /// Where the training windows are kept between epochs
     #[arg(long, value_enum, default_value_t = CacheChoice::Auto)]
@@ -273,9 +273,9 @@ pub struct EvalArgs {
     #[arg(long, value_enum, default_value_t = Part::All)]
     pub part: Part,
     /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
-    /// Samples in a window, for a model that does not say
+    /// Samples in a window; none but the model's own will do
     #[arg(long, value_name = "SAMPLES")]
     pub window: Option<usize>,
     /// Samples from one window's start to the next's [default: the model's own]
@@ -299,7 +299,7 @@ pub struct PredictArgs {
     #[allow(missing_docs)]
     pub platform: PlatformArgs,
     /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
     /// Samples from one window's start to the next's [default: the model's own]
     #[arg(long, value_name = "SAMPLES")]
@@ -320,7 +320,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Windows that the graph takes at once [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
 }
 
@@ -331,7 +331,7 @@ pub struct BenchArgs {
     #[allow(missing_docs)]
     pub platform: PlatformArgs,
     /// Windows in a step, over all replicas [default: 512 on accelerators, 32 on CPU]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
     /// Steps that count
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
@@ -346,7 +346,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
     /// Steps in one execution of the program, with --input
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = at_least_one, requires = "input")]
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = steps_at_once, requires = "input")]
     pub steps_per_execution: usize,
     /// Where the windows are kept, with --input
     #[arg(long, value_enum, default_value_t = CacheChoice::Auto, requires = "input")]
@@ -385,9 +385,28 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// A batch's windows are counted in float32, which holds every whole number up to this.
+const MOST_WINDOWS: usize = 1 << 24;
+
+/// A program holds the batches of all its steps.
+const MOST_STEPS_AT_ONCE: usize = 1000;
+
 fn at_least_one(typed: &str) -> Result<usize, String> {
+    up_to(usize::MAX, typed)
+}
+
+fn batch(typed: &str) -> Result<usize, String> {
+    up_to(MOST_WINDOWS, typed)
+}
+
+fn steps_at_once(typed: &str) -> Result<usize, String> {
+    up_to(MOST_STEPS_AT_ONCE, typed)
+}
+
+fn up_to(most: usize, typed: &str) -> Result<usize, String> {
     match typed.parse() {
         Ok(0) => Err("expected at least 1".into()),
+        Ok(count) if count > most => Err(format!("expected at most {most}")),
         Ok(count) => Ok(count),
         Err(error) => Err(format!("{error}")),
     }
@@ -416,7 +435,7 @@ pub struct CompileArgs {
     #[arg(long, visible_alias = "slices", value_name = "N", default_value_t = 1)]
     pub num_slices: usize,
     /// Windows in a step, over all replicas [default: 512]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = batch)]
     pub batch_size: Option<usize>,
     /// What products are computed in [default: f32]
     #[arg(long, value_enum)]

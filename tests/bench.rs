@@ -196,9 +196,17 @@ fn a_loss_that_is_no_number_names_its_step() {
         bench.fail(1, &quick(&["train"], &[&["--learning-rate", "1e30", "--epochs", "2"], more].concat()))
     };
     let said = diverging(&[]);
-    assert!(said.contains("the loss is no longer a number after step 2 (epoch 1)"), "{said}");
+    assert!(
+        said.contains("the loss is no longer a number after step 2 (epoch 1); model.keras is as it was"),
+        "{said}"
+    );
     assert_eq!(said, diverging(&["--steps-per-execution", "4"]), "steps at once hide which one it was");
+    let weights = ["--learning-rate", "1e38", "--epochs", "1", "--steps", "1"];
+    let said = bench.fail(1, &quick(&["train"], &weights));
+    assert!(said.contains("the loss of the validation windows is no longer a number after step 1"), "{said}");
     assert!(!bench.path("model.keras").exists(), "a model that is no model was saved");
+    let said = bench.fail(1, &quick(&["train"], &["--steps-per-execution", "500"]));
+    assert!(said.contains("--steps-per-execution 500 is more than the"), "{said}");
 }
 
 #[test]

@@ -33,6 +33,15 @@ fn summaries(judge: &judge::Judge, folder: &std::path::Path) -> serde_json::Valu
 }
 
 #[test]
+fn two_runs_of_one_name_have_a_folder_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let logdir = folder.path().join("logs/fit");
+    let logs = [(); 3].map(|()| KerasLog::create(&logdir, "run", None).unwrap());
+    let names = logs.map(|log| log.folder().file_name().unwrap().to_owned());
+    assert_eq!(names, ["run", "run-2", "run-3"]);
+}
+
+#[test]
 fn a_run_has_the_tags_keras_writes_in_its_order() {
     let Some(judge) = judge::python() else { return };
     let folder = tempfile::tempdir().unwrap();

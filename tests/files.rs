@@ -202,7 +202,7 @@ fn random_model(config: ModelConfig, learning_rate: LearningRate) -> SavedModel 
             epsilon: 1e-6,
         }),
         details: Some(ModelDetails {
-            class_names: vec!["lying".to_owned(), "sitting".to_owned()],
+            class_names: (0..config.classes).map(|class| format!("class {class}")).collect(),
             channel_names: vec!["ECG".to_owned(), "PCG".to_owned()],
             window: config.window,
             stride: config.window,

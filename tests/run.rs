@@ -299,6 +299,20 @@ fn wrong_use_gets_one_sentence_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_file_over_the_process_s_limit_is_an_error_and_leaves_nothing() {
+    let bench = Bench::new();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 4; exec \"$0\" simulate --out recordings --subjects 5 --seconds 1"])
+        .arg(env!("CARGO_BIN_EXE_tpu-train"))
+        .current_dir(bench.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: ") && said.contains("File too large"), "{said}");
+}
+
+#[test]
 fn a_batch_that_does_not_divide_is_refused_before_the_recordings_are_read() {
     if support::runtime(1).is_none() {
         return;
@@ -310,6 +324,15 @@ fn a_batch_that_does_not_divide_is_refused_before_the_recordings_are_read() {
         assert!(said.contains("15, 18"), "{said}");
         assert!(!bench.path("shards").exists(), "{more:?}: recordings were prepared");
     }
+}
+
+#[test]
+fn a_model_is_not_trained_that_could_not_be_saved() {
+    let bench = Bench::new();
+    bench.simulate();
+    std::fs::create_dir(bench.path("folder.keras")).unwrap();
+    let said = bench.fail(1, &quick(&["train"], &["--platform", "cpu", "--out", "folder.keras"]));
+    assert!(said.contains("--out folder.keras is a folder"), "{said}");
 }
 
 #[test]

@@ -108,7 +108,10 @@ impl Recording {
         let mut found = "no such variable".to_owned();
         if names.iter().any(|n| n == SAMPLING_RATE) {
             let mut all: Vec<f64> = Vec::new();
-            let count = self.values(SAMPLING_RATE, &mut |values| Ok(all.extend(values.iter().take(1))))?;
+            let count = self.values(SAMPLING_RATE, &mut |values| {
+                all.extend(values.first());
+                Ok(())
+            })?;
             match (count, all.first()) {
                 (1, Some(&rate)) if rate.is_finite() && rate > 0.0 => return Ok(rate),
                 (1, Some(rate)) => found = rate.to_string(),

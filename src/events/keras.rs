@@ -1,5 +1,7 @@
 //! The event files that Keras's TensorBoard callback leaves: the same folders, tags, steps and order.
 
+use std::fs::{create_dir, create_dir_all};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{EventError, EventWriter};
@@ -44,12 +46,25 @@ pub struct KerasLog {
 }
 
 impl KerasLog {
-    /// Starts the logs of a run, with the model's JSON (as Keras's `to_json` gives it) as their first value.
+    /// Starts the logs of a run in the folder `run` of `logdir`, or in `run-2`, … where that is another run's already;
+    /// with the model's JSON (as Keras's `to_json` gives it) as their first value.
     ///
     /// # Errors
     /// As [`EventWriter::create`].
     pub fn create(logdir: &Path, run: &str, model_json: Option<&str>) -> Result<Self, EventError> {
-        let folder = logdir.join(run);
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| EventError::Create { path, source }
+        };
+        create_dir_all(logdir).map_err(fail(logdir))?;
+        let (mut folder, mut number) = (logdir.join(run), 1);
+        while let Err(error) = create_dir(&folder) {
+            if error.kind() != ErrorKind::AlreadyExists {
+                return Err(fail(&folder)(error));
+            }
+            number += 1;
+            folder = logdir.join(format!("{run}-{number}"));
+        }
         let mut train = EventWriter::create(&folder.join("train"), SUFFIX)?;
         if let Some(json) = model_json {
             train.keras_model(json)?;

@@ -19,8 +19,12 @@ const TPU_PCI_VENDOR: &str = "0x1ae0";
 /// Sets what plugins read when they are loaded; what the user set stays, and is appended to.
 ///
 /// Call it first in `main`: before a plugin is loaded and before the program starts a thread. With TPU device files
-/// present it leaves `XLA_FLAGS` and the metadata query alone, which concern machines without a TPU.
+/// present it leaves `XLA_FLAGS` and the metadata query alone, which concern machines without a TPU. A file that would
+/// grow over the process's limit becomes an error of the write, as a full disk is, in place of a signal that ends the
+/// process.
 pub fn prepare_environment() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let tpu = !tpu_device_files().is_empty();
     for (name, value) in settings(tpu, |name| env::var(name).ok()) {
         // SAFETY: documented to run before any other thread exists, so nothing reads the environment meanwhile.

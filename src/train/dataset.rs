@@ -3,6 +3,7 @@
 use super::stop::Stop;
 use crate::cli::{DataArgs, PrepareArgs, SimulateArgs, TrainArgs};
 use crate::config::{Recipe, TrainConfig};
+use crate::data::catalog::hex;
 use crate::data::simulate::{SimulateOptions, simulate as simulate_recordings};
 use crate::data::{
     self, LabelRule, PrepareEvent, PrepareOptions, Prepared, RecordingOrder, SampleType, Split, SplitOptions,
@@ -10,6 +11,7 @@ use crate::data::{
 };
 use anyhow::Result;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tpu_train_hlo::ElementType;
@@ -106,24 +108,21 @@ impl Dataset {
         self.prepared.recordings().first().map_or(0.0, |recording| recording.shard.sampling_rate)
     }
 
-    /// What two processes have in common that learn from the same windows: the recordings' names and checksums, their
-    /// classes, the cut into windows and the deal of the parts.
-    pub fn fingerprint(&self) -> Vec<u8> {
+    /// What two runs have in common that learn from the same windows: the samples' checksums, their classes, the cut
+    /// into windows and the deal of the parts. SHA-256 in hexadecimal.
+    pub fn fingerprint(&self) -> String {
         let mut bytes = Vec::new();
-        for recording in self.prepared.recordings() {
-            bytes.extend(recording.shard.name.as_bytes());
-            bytes.extend(recording.shard.crc32.to_le_bytes());
-        }
         for window in &self.table.windows {
+            let shard = &self.prepared.recordings()[window.recording as usize].shard;
             bytes.extend(window.start.to_le_bytes());
-            bytes.extend([window.recording, window.label].map(u32::to_le_bytes).concat());
+            bytes.extend([shard.crc32, window.label].map(u32::to_le_bytes).concat());
         }
         for part in [&self.split.train, &self.split.validation, &self.split.test] {
             bytes.extend((part.len() as u64).to_le_bytes());
             bytes.extend(part.iter().flat_map(|index| index.to_le_bytes()));
         }
         bytes.extend(self.table.classes.join("\n").as_bytes());
-        bytes
+        hex(&Sha256::digest(&bytes))
     }
 
     /// The windows and their classes, for the run header.

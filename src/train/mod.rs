@@ -57,11 +57,12 @@ pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     drop(starting);
     config.batch_size = Some(session.batch_size);
     let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;
+    if let Some(epoch) = run.unevaluated_epoch() {
+        run.end_epoch(epoch)?;
+    }
     while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
-        run.take_statistics()?;
-        run.validate(epoch)?;
-        run.save()?;
+        run.end_epoch(epoch)?;
     }
     run.finish(args.json)
 }

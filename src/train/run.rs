@@ -51,6 +51,10 @@ pub(super) struct Run<'a> {
     reporter: Option<Reporter>,
     /// Of the epoch in hand.
     training: Totals,
+    /// Whether the run was stopped before that epoch's evaluation.
+    unevaluated: bool,
+    /// [`Dataset::fingerprint`].
+    fingerprint: String,
     validation: Option<EvaluationMetrics>,
     /// A line for each epoch, for `--json`.
     history: Vec<Value>,
@@ -80,6 +84,13 @@ impl<'a> Run<'a> {
         let step = step_config(config, &start.model, dataset, session);
         let plan =
             Plan::new(dataset.split.train.clone(), session.batch_size, config.seed.into(), config.shuffle)?;
+        if config.steps_per_execution as u64 > plan.steps_per_epoch() {
+            bail!(
+                "--steps-per-execution {} is more than the {} steps of an epoch",
+                config.steps_per_execution,
+                plan.steps_per_epoch()
+            );
+        }
         let reporter = Reporter::of(session, config, &step.model)?;
         if let Some(reporter) = &reporter {
             eprintln!("platform       {}\nmachine        {machine}", session.describe());
@@ -127,10 +138,23 @@ impl<'a> Run<'a> {
             source: cache.source,
             reporter,
             training: start.epoch_so_far,
+            unevaluated: start.unevaluated,
+            fingerprint: dataset.fingerprint(),
             validation: None,
             history: Vec::new(),
             clock: Clock::default(),
         })
+    }
+
+    /// The epoch that was trained to its end when the run was stopped, before its evaluation.
+    pub(super) fn unevaluated_epoch(&mut self) -> Option<u64> {
+        let (taken, steps) = (self.trainer.iteration(), self.plan.steps_per_epoch());
+        let epoch =
+            (self.unevaluated && taken > 0 && taken.is_multiple_of(steps)).then(|| taken / steps - 1)?;
+        if let Some(reporter) = &mut self.reporter {
+            reporter.begin_epoch(epoch, self.config.epochs, steps);
+        }
+        Some(epoch)
     }
 
     /// The epoch that the next step belongs to; none where all steps asked for are taken, or the run was stopped.
@@ -185,15 +209,7 @@ impl<'a> Run<'a> {
             self.training.add(&outcome.totals);
             windows += outcome.totals.windows();
             if !self.training.loss().is_finite() {
-                let out = self.config.out.display();
-                let kept = match self.history.is_empty() {
-                    true => format!("{out} is as it was"),
-                    false => format!("the model of the epoch before is in {out}"),
-                };
-                bail!(
-                    "the loss is no longer a number after step {step} (epoch {}); {kept}; try a smaller --learning-rate",
-                    epoch + 1
-                );
+                bail!(diverged(self.config, !self.history.is_empty(), "the loss", step, epoch));
             }
             if let Some(reporter) = &mut self.reporter {
                 let (accuracy, loss) = (self.training.accuracy(), self.training.loss());
@@ -204,11 +220,22 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// What follows an epoch's steps: statistics, where they are to be precise, validation, and the model on disk.
+    ///
+    /// # Errors
+    /// As [`Self::train`]; and when the model cannot be written.
+    pub(super) fn end_epoch(&mut self, epoch: u64) -> Result<()> {
+        self.take_statistics()?;
+        self.validate(epoch)?;
+        self.unevaluated = self.is_stopped();
+        self.save()
+    }
+
     /// Batch normalisation's statistics anew, where precise ones are asked for and the run was not stopped.
     ///
     /// # Errors
     /// As [`Self::train`].
-    pub(super) fn take_statistics(&mut self) -> Result<()> {
+    fn take_statistics(&mut self) -> Result<()> {
         let Some(statistics) = self.statistics.as_ref().filter(|_| !self.is_stopped()) else { return Ok(()) };
         let Dataset { prepared, table, split } = self.dataset;
         let batches = split.train.len().div_ceil(self.session.batch_size) as u64;
@@ -224,10 +251,14 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// As [`Self::train`].
-    pub(super) fn validate(&mut self, epoch: u64) -> Result<()> {
+    fn validate(&mut self, epoch: u64) -> Result<()> {
         self.validation = None;
         if !self.is_stopped() {
             let validated = self.evaluate(&self.dataset.split.validation)?;
+            if validated.as_ref().is_some_and(|evaluation| !evaluation.loss.is_finite()) {
+                let (what, step) = ("the loss of the validation windows", self.trainer.iteration());
+                bail!(diverged(self.config, !self.history.is_empty(), what, step, epoch));
+            }
             self.validation = validated.map(|evaluation| EvaluationMetrics {
                 accuracy: evaluation.accuracy(),
                 loss: evaluation.loss,
@@ -268,7 +299,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn save(&self) -> Result<()> {
+    fn save(&self) -> Result<()> {
         if !self.session.share.writes() {
             return Ok(());
         }
@@ -283,8 +314,10 @@ impl<'a> Run<'a> {
             run: serde_json::to_value(Record {
                 config: self.config,
                 windows: self.dataset.windows(),
+                fingerprint: &self.fingerprint,
                 machine: &self.machine,
                 epoch_so_far: self.training,
+                unevaluated: self.unevaluated,
             })?,
         };
         let model = SavedModel {
@@ -308,11 +341,6 @@ impl<'a> Run<'a> {
         }
         if self.is_stopped() {
             bail!("stopped after step {steps}; {out} holds the model of that step");
-        }
-        if self.statistics.is_some() && self.history.is_empty() {
-            // Gone on with after its last step: the stop may have come before the statistics.
-            self.take_statistics()?;
-            self.save()?;
         }
         let split = &self.dataset.split;
         let (part, windows) = match (split.test.is_empty(), split.validation.is_empty()) {
@@ -353,6 +381,18 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What to say where `what` is no longer a number; `saved` where this run has saved an epoch.
+fn diverged(config: &TrainConfig, saved: bool, what: &str, step: u64, epoch: u64) -> String {
+    let (out, epoch) = (config.out.display(), epoch + 1);
+    let kept = match saved {
+        true => format!("the model of the epoch before is in {out}"),
+        false => format!("{out} is as it was"),
+    };
+    format!(
+        "{what} is no longer a number after step {step} (epoch {epoch}); {kept}; try a smaller --learning-rate"
+    )
+}
+
 /// Refuses a job whose processes would not train the same model.
 fn agree(session: &Session, config: &TrainConfig, dataset: &Dataset, step: &StepConfig) -> Result<()> {
     if session.share.is_whole() {
@@ -363,7 +403,7 @@ fn agree(session: &Session, config: &TrainConfig, dataset: &Dataset, step: &Step
     Agreement::default()
         .on("the number of processes", &session.share.processes.to_le_bytes())
         .on("the settings", &serde_json::to_vec(config)?)
-        .on("the windows", &dataset.fingerprint())
+        .on("the windows", dataset.fingerprint().as_bytes())
         .on("the programs (HLO)", &programs)
         .check(session)
 }
@@ -390,6 +430,9 @@ fn step_config(
 /// Refuses a place where the model could not be saved, before any time is spent on training it.
 fn check_out(out: &Path) -> Result<()> {
     files::Format::of_name(out).with_context(|| format!("--out {}", out.display()))?;
+    if out.is_dir() {
+        bail!("--out {} is a folder; name a file in it", out.display());
+    }
     let folder = dataset::parent(out);
     std::fs::create_dir_all(&folder)
         .and_then(|()| tempfile::tempfile_in(&folder).map(drop))

@@ -23,6 +23,8 @@ pub(super) struct Start {
     pub(super) optimizer: Option<OptimizerState>,
     /// Of the epoch that the last run was stopped in.
     pub(super) epoch_so_far: Totals,
+    /// Whether it was stopped before that epoch's evaluation.
+    pub(super) unevaluated: bool,
     /// For the header.
     pub(super) origin: String,
 }
@@ -35,10 +37,14 @@ pub(super) struct Record<'a> {
     pub(super) config: &'a TrainConfig,
     /// Windows to train, to validate and to test.
     pub(super) windows: [usize; 3],
+    /// [`Dataset::fingerprint`].
+    pub(super) fingerprint: &'a str,
     /// Where it was computed.
     pub(super) machine: &'a Machine,
     /// Sums over the epoch in hand.
     pub(super) epoch_so_far: Totals,
+    /// Whether the run was stopped before the evaluation of the epoch in hand.
+    pub(super) unevaluated: bool,
 }
 
 /// Settings that a run may be gone on with at another value.
@@ -66,6 +72,7 @@ impl Start {
                 weights: initialize::initial(&model, config.seed),
                 optimizer: None,
                 epoch_so_far: Totals::default(),
+                unevaluated: false,
                 origin: format!("drawn with seed {}", config.seed),
                 model,
             },
@@ -93,11 +100,11 @@ impl Start {
         self.with_words(&agreement::of_first(session, &words)?, adam)
     }
 
-    /// Sums of the epoch in hand, steps taken, weights and moments, as bits.
+    /// Sums of the epoch in hand, steps taken, whether that epoch is unevaluated, weights and moments, as bits.
     fn to_words(&self) -> Vec<i32> {
         let iteration = self.optimizer.as_ref().map_or(0, |optimizer| optimizer.iteration);
         let mut words: Vec<i32> = self.epoch_so_far.to_words().collect();
-        words.extend([iteration as i32, (iteration >> 32) as i32]);
+        words.extend([iteration as i32, (iteration >> 32) as i32, self.unevaluated.into()]);
         let moments = match &self.optimizer {
             Some(optimizer) => [&optimizer.first_moments[..], &optimizer.second_moments[..]].concat(),
             None => {
@@ -112,7 +119,7 @@ impl Start {
 
     /// This start with the state that [`Self::to_words`] was made of.
     fn with_words(self, words: &[i32], adam: &Adam) -> Result<Self> {
-        let Some((epoch_so_far, [low, high, values @ ..])) = words.split_first_chunk() else {
+        let Some((epoch_so_far, [low, high, unevaluated, values @ ..])) = words.split_first_chunk() else {
             bail!("process 0 sent no state");
         };
         let mut values = values.iter().map(|&bits| f32::from_bits(bits as u32));
@@ -134,7 +141,7 @@ impl Start {
             epsilon: adam.epsilon,
         };
         let epoch_so_far = Totals::from_words(*epoch_so_far);
-        Ok(Self { weights, optimizer: Some(optimizer), epoch_so_far, ..self })
+        Ok(Self { weights, optimizer: Some(optimizer), epoch_so_far, unevaluated: *unevaluated != 0, ..self })
     }
 
     /// Weights of a file, in layers of its sizes; the optimizer starts anew.
@@ -151,7 +158,8 @@ impl Start {
         let weights = contents
             .weights_for(&model)
             .map_err(|problem| anyhow::anyhow!("--init-weights {}: {problem}", file.display()))?;
-        Ok(Self { model, weights, optimizer: None, epoch_so_far: Totals::default(), origin })
+        let epoch_so_far = Totals::default();
+        Ok(Self { model, weights, optimizer: None, epoch_so_far, unevaluated: false, origin })
     }
 
     /// The run whose model is in `--out`.
@@ -171,6 +179,7 @@ impl Start {
         if let Some(difference) = before.and_then(|before| machine.difference(&before)) {
             eprintln!("note: the run goes on up to rounding, not bit for bit: {difference}");
         }
+        let unevaluated = run.get("unevaluated") == Some(&Value::Bool(true));
         let epoch_so_far = run.get("epoch_so_far").and_then(|totals| Totals::deserialize(totals).ok());
         let model = Contents::Model(Box::new(saved.clone())).sized(base);
         let Some(optimizer) = saved.optimizer else {
@@ -182,6 +191,7 @@ impl Start {
             weights: saved.weights,
             optimizer: Some(optimizer),
             epoch_so_far: epoch_so_far.unwrap_or_default(),
+            unevaluated,
         })
     }
 }
@@ -224,6 +234,12 @@ fn same_run(saved: &SavedModel, run: &Value, config: &TrainConfig, dataset: &Dat
             there.unwrap_or(&Value::Null)
         );
     }
+    if run.get("fingerprint").is_some_and(|there| *there != dataset.fingerprint()) {
+        bail!(
+            "--resume: the run of {out} learnt from other recordings, or from windows that were dealt to other parts; \
+             go on with the data it began with"
+        );
+    }
     Ok(())
 }
 
@@ -235,7 +251,8 @@ mod tests {
     fn start(seed: u32, optimizer: Option<OptimizerState>) -> Start {
         let model = ModelConfig::new(40, 2, 3);
         let weights = initialize::initial(&model, seed);
-        Start { model, weights, optimizer, epoch_so_far: Totals::default(), origin: String::new() }
+        let epoch_so_far = Totals::default();
+        Start { model, weights, optimizer, epoch_so_far, unevaluated: false, origin: String::new() }
     }
 
     #[test]
@@ -258,10 +275,12 @@ mod tests {
         };
         let mut sent = start(1, Some(optimizer.clone()));
         sent.epoch_so_far = Totals::from_words([7, -1, 3, 1 << 30, 0, i32::MIN]);
+        sent.unevaluated = true;
         let received = start(2, None).with_words(&sent.to_words(), &adam).unwrap();
         assert_eq!(received.optimizer, Some(optimizer));
         assert!(received.weights == sent.weights);
         assert!(received.epoch_so_far.to_words().eq([7, -1, 3, 1 << 30, 0, i32::MIN]));
+        assert!(received.unevaluated);
 
         // A fresh start is sent with the state that its trainer would begin with.
         let fresh = start(2, None).with_words(&start(1, None).to_words(), &adam).unwrap();

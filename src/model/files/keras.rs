@@ -66,7 +66,7 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Result<SavedModel, Problem> {
     let config = network_parse::model_config(&json)?;
     let file = Reader::new(weights)?;
     let weights = fit(weights_h5::found_layers(&file)?, &config)?;
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = network_parse::precision_note(&json).into_iter().collect();
     let described = json.pointer("/compile_config/optimizer");
     let variables = || weights_h5::optimizer_variables(&file);
     let optimizer = optimizer::from_keras(described, variables, &trainable_variables(&config), &mut notes)?;

@@ -88,13 +88,14 @@ pub(super) fn from_file(file: &Reader) -> Result<Contents, Problem> {
     let parse = |json: &str, name: &str| -> Result<Value, Problem> {
         serde_json::from_str(json).map_err(|error| Problem::damaged(format!("the attribute {name}"), error))
     };
-    let config = network_parse::model_config(&parse(&json, "model_config")?)?;
+    let json = parse(&json, "model_config")?;
+    let config = network_parse::model_config(&json)?;
     let weights = fit(found_layers(file, LAYERS)?, &config)?;
     let training = match file.string("", "training_config")? {
         Some(json) => parse(&json, "training_config")?,
         None => json!({}),
     };
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = network_parse::precision_note(&json).into_iter().collect();
     let described = training.get("optimizer_config");
     let optimizer = optimizer::from_keras(
         described,

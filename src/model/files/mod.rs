@@ -35,6 +35,7 @@ mod optimizer;
 mod safetensors;
 mod weights_h5;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -66,6 +67,26 @@ pub struct SavedModel {
     pub details: Option<ModelDetails>,
     /// What a file held and could not be taken over, one sentence each; empty for a model of one's own.
     pub notes: Vec<String>,
+}
+
+impl SavedModel {
+    /// Refuses details that are of another network.
+    fn check_details(&self) -> Result<(), Problem> {
+        let Some(details) = &self.details else { return Ok(()) };
+        let (names, config) = (&details.class_names, &self.config);
+        let problem = if names.len() != config.classes {
+            format!("it names {} classes, the network has {}", names.len(), config.classes)
+        } else if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
+            "it gives two classes one name".to_owned()
+        } else if details.window != config.window {
+            format!("it says windows of {} samples, the network takes {}", details.window, config.window)
+        } else if details.stride == 0 {
+            "it says windows every 0 samples".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Problem::damaged("the entry tpu_train", problem))
+    }
 }
 
 /// What a prediction needs to know beyond the network.
@@ -212,7 +233,14 @@ impl Format {
 /// # Errors
 /// A file that is missing, damaged, of another format, or a network this program does not compute.
 pub fn read_any(path: &Path) -> Result<Contents, FilesError> {
-    load(path).and_then(parse).map_err(Doing::Read.on(path))
+    let read = || {
+        let contents = parse(load(path)?)?;
+        if let Contents::Model(model) = &contents {
+            model.check_details()?;
+        }
+        Ok(contents)
+    };
+    read().map_err(Doing::Read.on(path))
 }
 
 /// Reads a whole model.

@@ -66,6 +66,17 @@ pub(super) fn model_config(model: &Value) -> Result<ModelConfig, Problem> {
     Ok(config)
 }
 
+/// A note on layers that Keras computes in another precision than float32.
+pub(super) fn precision_note(model: &Value) -> Option<String> {
+    let policy = |layer: &Layer<'_>| {
+        let found = layer.config.get("dtype")?;
+        let name = found.pointer("/config/name").unwrap_or(found).as_str()?;
+        (name != "float32").then(|| name.to_owned())
+    };
+    let found = chain(model).ok()?.iter().find_map(policy)?;
+    Some(format!("Keras computes its layers in {found}; here they are computed in float32"))
+}
+
 /// Refuses lengths that leave nothing for the LSTM and sizes that no memory holds.
 fn plausible(config: &ModelConfig) -> Result<(), Problem> {
     let stage = |length: usize| (length + 1).saturating_sub(config.kernel_size) / config.pool_size;

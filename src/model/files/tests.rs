@@ -44,7 +44,7 @@ pub(super) fn random_weights(config: &ModelConfig) -> Vec<NamedTensor> {
 
 pub(super) fn model(config: ModelConfig, learning_rate: LearningRate) -> SavedModel {
     let details = ModelDetails {
-        class_names: vec!["rest".to_owned(), "ünrest".to_owned()],
+        class_names: (0..config.classes).map(|class| format!("ünrest {class}")).collect(),
         channel_names: vec!["ECG".to_owned(), "PCG".to_owned()],
         window: config.window,
         stride: config.window,
@@ -102,6 +102,37 @@ fn a_model_without_optimizer_and_details_stays_without() {
         write_any(&path, &model).unwrap();
         assert_eq!(read_model(&path).unwrap(), model, "{name}");
     }
+}
+
+#[test]
+fn details_of_another_network_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [model, _] = models();
+    let refused = |change: &dyn Fn(&mut ModelDetails), expected: &str| {
+        let mut other = model.clone();
+        change(other.details.as_mut().unwrap());
+        for name in NAMES {
+            let path = folder.path().join(name);
+            write_any(&path, &other).unwrap();
+            let error = read_model(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    };
+    refused(&|details| details.class_names.clear(), "it names 0 classes, the network has 4");
+    refused(&|details| details.class_names.push("third".into()), "it names 5 classes");
+    refused(&|details| details.class_names[1] = details.class_names[0].clone(), "two classes one name");
+    refused(&|details| details.window += 1, "the network takes");
+    refused(&|details| details.stride = 0, "every 0 samples");
+}
+
+#[test]
+fn another_precision_is_noted() {
+    let mut json: serde_json::Value = serde_json::from_str(&model_json(&tiny())).unwrap();
+    assert_eq!(network_parse::precision_note(&json), None);
+    let policy =
+        json!({"module": "keras", "class_name": "DTypePolicy", "config": {"name": "mixed_bfloat16"}});
+    json["config"]["layers"][1]["config"]["dtype"] = policy;
+    assert!(network_parse::precision_note(&json).unwrap().contains("in mixed_bfloat16;"));
 }
 
 #[test]
