@@ -266,10 +266,11 @@ fn choose<'a>(
         ));
     }
     if jobs.is_empty() {
-        let reason =
-            if warnings.is_empty() { "the spreadsheet names none".into() } else { warnings.join("; ") };
-        let reason = format!("{reason}; expected MAT/NAME.mat or WFDB/NAME.hea beside the spreadsheet");
-        return Err(DataError::NoRecordings { reason });
+        let hint = match missing.is_empty() {
+            true => "--label-column names another column",
+            false => "expected MAT/NAME.mat or WFDB/NAME.hea beside the spreadsheet",
+        };
+        return Err(DataError::NoRecordings { reason: format!("{}; {hint}", warnings.join("; ")) });
     }
     Ok((jobs, warnings))
 }

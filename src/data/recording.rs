@@ -68,6 +68,15 @@ impl Recording {
         let extension = path.extension().map(|e| e.to_ascii_lowercase());
         let format = match extension.as_ref().and_then(|e| e.to_str()) {
             Some("hea") => Format::Wfdb(Record::open(path)?),
+            Some("dat") => {
+                return Err(DataError::Malformed {
+                    path: path.into(),
+                    place: "file name".into(),
+                    offset: 0,
+                    expected: "a .mat file or a WFDB header, .hea".into(),
+                    found: ".dat, the samples of a WFDB record".into(),
+                });
+            }
             _ if is_hdf5(path)? => Format::Mat73(Mat73File::open(path)?),
             _ => Format::Mat5(MatFile::open(path)?),
         };

@@ -48,7 +48,7 @@ pub enum Problem {
     #[error("{}", describe(.0))]
     Io(#[from] std::io::Error),
     /// A file name whose ending names no format.
-    #[error("the name ends in {found:?}, expected .keras, .weights.h5, .h5 or .safetensors")]
+    #[error("the name ends in {found}, expected .keras, .weights.h5, .h5 or .safetensors")]
     Extension {
         /// The ending found.
         found: String,

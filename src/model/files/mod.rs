@@ -220,10 +220,10 @@ impl Format {
         ];
         let found = endings.into_iter().find(|(ending, _)| name.ends_with(ending));
         found.map(|(_, format)| format).ok_or_else(|| Problem::Extension {
-            found: path
-                .extension()
-                .map(|ending| format!(".{}", ending.to_string_lossy()))
-                .unwrap_or_default(),
+            found: match path.extension() {
+                Some(ending) => format!(".{}", ending.to_string_lossy()),
+                None => "no format".to_owned(),
+            },
         })
     }
 }
