@@ -177,7 +177,7 @@ fn wrong_tensors_are_not_written() {
     let mut model = good.clone();
     model.optimizer.as_mut().unwrap().second_moments.pop();
     assert!(write_any(&path, &model).is_err());
-    assert!(write_any(&folder.path().join("m.pt"), &good).unwrap_err().to_string().contains("\".pt\""));
+    assert!(write_any(&folder.path().join("m.pt"), &good).unwrap_err().to_string().contains("ends in .pt,"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
