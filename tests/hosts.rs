@@ -19,6 +19,7 @@ use tpu_train::runtime::{self, Arg, HostTensor, Replicated};
 use tpu_train::topology::{Cluster, Mesh, Place, Share};
 use tpu_train::train::agreement::{self, Agreement};
 use tpu_train::train::evaluate::Evaluator;
+use tpu_train::train::pass::Windows;
 use tpu_train::train::session::Session;
 use tpu_train::train::statistics::Statistics;
 use tpu_train::train::stop::Stop;
@@ -53,6 +54,11 @@ fn data() -> &'static Data {
         assert_eq!(table.len(), 600);
         Data { prepared: Arc::new(prepared), table: Arc::new(table), _folder: folder }
     })
+}
+
+fn windows(indices: &[u32]) -> Windows<'_> {
+    let Data { prepared, table, .. } = data();
+    Windows { prepared, table, indices }
 }
 
 /// What each process of a job owns, in the order of the process indices.
@@ -232,7 +238,7 @@ fn one_process_asked_to_stop_stops_all_at_the_same_step() {
 #[test]
 fn an_evaluation_over_eight_counts_what_one_counts() {
     let (Some(one), Some(eight)) = (session(1, 16), session(8, 16)) else { return };
-    let Data { prepared, table, .. } = data();
+    let Data { table, .. } = data();
     // The last batch leaves most replicas with padding alone.
     let indices: Vec<u32> = (0..600).step_by(17).collect();
     let evaluate = |session: &Session| {
@@ -241,8 +247,8 @@ fn an_evaluation_over_eight_counts_what_one_counts() {
         let variables = session.replicate(&initialize::initial(&config.model, 3)).unwrap();
         let evaluator = Evaluator::new(session, &config).unwrap();
         let stop = Stop::default();
-        let evaluation = evaluator.run(&variables, prepared, table, &indices, &stop).unwrap().unwrap();
-        let rows = evaluator.probabilities(&variables, prepared, table, &indices, &stop).unwrap().unwrap();
+        let evaluation = evaluator.run(&variables, windows(&indices), &stop).unwrap().unwrap();
+        let rows = evaluator.probabilities(&variables, windows(&indices), &stop).unwrap().unwrap();
         (evaluation, rows)
     };
     let ((one, rows), (eight, rows_of_eight)) = (evaluate(&one), evaluate(&eight));
@@ -264,14 +270,13 @@ fn an_evaluation_over_eight_counts_what_one_counts() {
 #[test]
 fn statistics_over_eight_in_batches_are_those_of_one_batch() {
     let (Some(one), Some(eight)) = (session(1, 40), session(8, 16)) else { return };
-    let Data { prepared, table, .. } = data();
     // One batch; or three, of which the last leaves most replicas with padding alone.
     let indices: Vec<u32> = (0..600).step_by(17).collect();
     let take = |session: &Session| {
         let config = config(session);
         let variables = session.replicate(&initialize::initial(&config.model, 3)).unwrap();
         let statistics = Statistics::new(session, &config).unwrap();
-        statistics.run(&variables, prepared, table, &indices, &Stop::default()).unwrap().unwrap()
+        statistics.run(&variables, windows(&indices), &Stop::default()).unwrap().unwrap()
     };
     let ([means, variances], [means_of_eight, variances_of_eight]) = (take(&one), take(&eight));
     assert!(variances.iter().filter(|&&variance| variance > 1e-9).count() > means.len() / 2);
@@ -285,15 +290,14 @@ fn statistics_over_eight_in_batches_are_those_of_one_batch() {
 #[test]
 fn an_evaluation_that_a_process_is_asked_to_stop_gives_nothing() {
     let Some(session) = session(8, 16) else { return };
-    let Data { prepared, table, .. } = data();
     let config = config(&session);
     let variables = session.replicate(&initialize::initial(&config.model, 3)).unwrap();
     let evaluator = Evaluator::new(&session, &config).unwrap();
     let stop = Stop::default();
     stop.flag().store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(evaluator.run(&variables, prepared, table, &[1, 2, 3], &stop).unwrap().is_none());
+    assert!(evaluator.run(&variables, windows(&[1, 2, 3]), &stop).unwrap().is_none());
     let statistics = Statistics::new(&session, &config).unwrap();
-    assert!(statistics.run(&variables, prepared, table, &[1, 2, 3], &stop).unwrap().is_none());
+    assert!(statistics.run(&variables, windows(&[1, 2, 3]), &stop).unwrap().is_none());
 }
 
 #[test]

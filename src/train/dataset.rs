@@ -1,5 +1,6 @@
 //! Recordings brought up to date, cut into windows and dealt to parts; the subcommands `prepare` and `simulate`.
 
+use super::pass::Windows;
 use super::stop::Stop;
 use crate::cli::{DataArgs, PrepareArgs, SimulateArgs, TrainArgs};
 use crate::config::{Recipe, TrainConfig};
@@ -91,6 +92,11 @@ impl Dataset {
             },
         )?;
         Ok(Self { prepared, table: Arc::new(table), split })
+    }
+
+    /// The windows at these places of the table.
+    pub fn select<'a>(&'a self, indices: &'a [u32]) -> Windows<'a> {
+        Windows { prepared: &self.prepared, table: &self.table, indices }
     }
 
     /// The element type the windows travel in.

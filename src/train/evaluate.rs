@@ -1,12 +1,12 @@
 //! The network on labelled windows: loss, accuracy, confusion; the subcommand `eval`.
 
 use super::dataset::{self, Dataset};
-use super::pass::Pass;
+use super::pass::{Pass, Windows};
 use super::saved;
 use super::session::Session;
 use super::stop::Stop;
 use crate::cli::{EvalArgs, Part};
-use crate::data::{Prepared, WindowTable};
+use crate::data::WindowTable;
 use crate::model::step::{self, EVALUATION_SUMS, StepConfig};
 use crate::report::Confusion;
 use crate::runtime::Replicated;
@@ -44,7 +44,7 @@ impl<'a> Evaluator<'a> {
         Ok(Self { pass: Pass::new(session, config, program), classes: config.model.classes })
     }
 
-    /// The network with `variables` on the windows `indices` of the table. `None` when `stop` was requested of any
+    /// The network with `variables` on these windows. `None` when `stop` was requested of any
     /// process.
     ///
     /// # Errors
@@ -52,13 +52,11 @@ impl<'a> Evaluator<'a> {
     pub fn run(
         &self,
         variables: &[Replicated],
-        prepared: &Arc<Prepared>,
-        table: &Arc<WindowTable>,
-        indices: &[u32],
+        windows: Windows<'_>,
         stop: &Stop,
     ) -> Result<Option<Evaluation>> {
         let mut sums = vec![0.0; EVALUATION_SUMS + self.classes.pow(2)];
-        let finished = self.pass.run(variables, prepared, table, indices, stop, |outputs, _| {
+        let finished = self.pass.run(variables, windows, stop, |outputs, _| {
             let of_batch = outputs[SUMS].fetch(0)?.to_f32()?;
             sums.iter_mut().zip(&of_batch).for_each(|(sum, &more)| *sum += f64::from(more));
             Ok(of_batch[EVALUATION_SUMS - 1])
@@ -79,9 +77,7 @@ impl<'a> Evaluator<'a> {
     pub fn probabilities(
         &self,
         variables: &[Replicated],
-        prepared: &Arc<Prepared>,
-        table: &Arc<WindowTable>,
-        indices: &[u32],
+        windows: Windows<'_>,
         stop: &Stop,
     ) -> Result<Option<Vec<f32>>> {
         let processes = self.pass.processes();
@@ -90,8 +86,8 @@ impl<'a> Evaluator<'a> {
                 "this job has {processes} processes, and windows are predicted by one: use a slice of one host"
             );
         }
-        let mut all = Vec::with_capacity(indices.len() * self.classes);
-        let finished = self.pass.run(variables, prepared, table, indices, stop, |outputs, real_rows| {
+        let mut all = Vec::with_capacity(windows.indices.len() * self.classes);
+        let finished = self.pass.run(variables, windows, stop, |outputs, real_rows| {
             let rows = outputs[PROBABILITIES].fetch_rows()?.to_f32()?;
             all.extend_from_slice(&rows[..real_rows * self.classes]);
             Ok(0.0)
@@ -147,7 +143,7 @@ pub fn run(args: &EvalArgs, stop: &Stop) -> Result<()> {
         Some(details) => Arc::new(WindowTable::clone(&table).with_classes(&details.class_names)?),
         None => table,
     };
-    let windows = match args.part {
+    let indices = match args.part {
         Part::Train => split.train,
         Part::Validation => split.validation,
         Part::Test => split.test,
@@ -166,8 +162,9 @@ pub fn run(args: &EvalArgs, stop: &Stop) -> Result<()> {
     let step = saved::step_config(&model, &session, dataset::element_type(&table))?;
     let variables = session.replicate(&model.weights)?;
     let evaluator = Evaluator::new(&session, &step)?;
-    let Some(evaluation) = evaluator.run(&variables, &prepared, &table, &windows, stop)? else {
-        bail!("stopped before all {} windows were evaluated", windows.len());
+    let windows = Windows { prepared: &prepared, table: &table, indices: &indices };
+    let Some(evaluation) = evaluator.run(&variables, windows, stop)? else {
+        bail!("stopped before all {} windows were evaluated", indices.len());
     };
     let confusion = evaluation.confusion(&table.classes)?;
     if !session.share.writes() {

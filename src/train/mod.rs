@@ -12,7 +12,7 @@ pub mod evaluate;
 pub mod export;
 pub mod machine;
 mod memory;
-mod pass;
+pub mod pass;
 pub mod pipeline;
 pub mod plugin;
 pub mod predict;

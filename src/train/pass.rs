@@ -8,6 +8,17 @@ use crate::runtime::{Arg, Program, Replicated};
 use anyhow::Result;
 use std::sync::Arc;
 
+/// Windows of a table, by their places in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows<'a> {
+    /// The shards.
+    pub prepared: &'a Arc<Prepared>,
+    /// The windows in them.
+    pub table: &'a Arc<WindowTable>,
+    /// Which of them, in order.
+    pub indices: &'a [u32],
+}
+
 /// A program whose parameters are the variables, a batch and the flag to stop.
 pub(super) struct Pass<'a> {
     session: &'a Session,
@@ -26,7 +37,7 @@ impl<'a> Pass<'a> {
         self.session.share.processes
     }
 
-    /// Runs the program on the windows `indices` of the table, in their order. `each` gets the outputs and how many
+    /// Runs the program on the windows, in their order. `each` gets the outputs and how many
     /// windows are among this process's rows, and gives the sum of the flags to stop. Whether it came to the end,
     /// which is the same in every process if `each` gives what the devices say.
     ///
@@ -35,12 +46,11 @@ impl<'a> Pass<'a> {
     pub(super) fn run(
         &self,
         variables: &[Replicated],
-        prepared: &Arc<Prepared>,
-        table: &Arc<WindowTable>,
-        indices: &[u32],
+        windows: Windows<'_>,
         stop: &Stop,
         mut each: impl FnMut(&[Replicated], usize) -> Result<f32>,
     ) -> Result<bool> {
+        let Windows { prepared, table, indices } = windows;
         let own = self.session.own_rows();
         let plan = Plan::new(indices.to_vec(), self.session.batch_size, 0, false)?;
         let steps = plan.steps_of(own.clone(), 0, plan.steps_per_epoch());

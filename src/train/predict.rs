@@ -1,6 +1,7 @@
 //! The subcommand `predict`: a saved model on recordings that need no labels.
 
 use super::evaluate::{Evaluator, most_probable};
+use super::pass::Windows;
 use super::session::Session;
 use super::stop::Stop;
 use super::{dataset, saved};
@@ -32,10 +33,11 @@ pub fn run(args: &PredictArgs, stop: &Stop) -> Result<()> {
     eprintln!("platform  {}\nmodel     {}", session.describe(), args.model.display());
     let step = saved::step_config(&model, &session, dataset::element_type(&table))?;
     let variables = session.replicate(&model.weights)?;
-    let windows: Vec<u32> = (0..table.len() as u32).collect();
+    let indices: Vec<u32> = (0..table.len() as u32).collect();
+    let windows = Windows { prepared: &prepared, table: &table, indices: &indices };
     let evaluator = Evaluator::new(&session, &step)?;
-    let Some(probabilities) = evaluator.probabilities(&variables, &prepared, &table, &windows, stop)? else {
-        bail!("stopped before all {} windows were predicted", windows.len());
+    let Some(probabilities) = evaluator.probabilities(&variables, windows, stop)? else {
+        bail!("stopped before all {} windows were predicted", indices.len());
     };
     if args.json {
         println!("{}", as_json(&prepared, &table, &classes, &probabilities));

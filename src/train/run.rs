@@ -237,10 +237,10 @@ impl<'a> Run<'a> {
     /// As [`Self::train`].
     fn take_statistics(&mut self) -> Result<()> {
         let Some(statistics) = self.statistics.as_ref().filter(|_| !self.is_stopped()) else { return Ok(()) };
-        let Dataset { prepared, table, split } = self.dataset;
-        let batches = split.train.len().div_ceil(self.session.batch_size) as u64;
+        let windows = self.dataset.select(&self.dataset.split.train);
+        let batches = windows.indices.len().div_ceil(self.session.batch_size) as u64;
         let _watched = self.watchdog.enter(Phase::Evaluate { batches });
-        match statistics.run(self.trainer.variables(), prepared, table, &split.train, self.stop)? {
+        match statistics.run(self.trainer.variables(), windows, self.stop)? {
             Some(statistics) => self.trainer.set_moving_statistics(&statistics)?,
             None => self.stopped = true,
         }
@@ -289,8 +289,8 @@ impl<'a> Run<'a> {
         }
         let batches = windows.len().div_ceil(self.session.batch_size) as u64;
         let _watched = self.watchdog.enter(Phase::Evaluate { batches });
-        let Dataset { prepared, table, .. } = self.dataset;
-        let evaluation = self.evaluator.run(self.trainer.variables(), prepared, table, windows, self.stop)?;
+        let windows = self.dataset.select(windows);
+        let evaluation = self.evaluator.run(self.trainer.variables(), windows, self.stop)?;
         self.stopped |= evaluation.is_none();
         Ok(evaluation)
     }

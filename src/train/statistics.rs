@@ -4,14 +4,12 @@
 //! is then of another network than the one that was trained (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm",
 //! §3). Training itself never looks at either.
 
-use super::pass::Pass;
+use super::pass::{Pass, Windows};
 use super::session::Session;
 use super::stop::Stop;
-use crate::data::{Prepared, WindowTable};
 use crate::model::step::{self, STATISTICS_SUMS, StepConfig};
 use crate::runtime::Replicated;
 use anyhow::{Result, bail};
-use std::sync::Arc;
 
 /// The program that takes a batch's statistics, compiled.
 pub struct Statistics<'a> {
@@ -28,7 +26,7 @@ impl<'a> Statistics<'a> {
         Ok(Self { pass: Pass::new(session, config, program) })
     }
 
-    /// Mean and biased variance of each feature over the windows `indices` of the table, `[F]` each, the same in every
+    /// Mean and biased variance of each feature over these windows, `[F]` each, the same in every
     /// process. `None` when `stop` was requested of any process.
     ///
     /// # Errors
@@ -36,13 +34,11 @@ impl<'a> Statistics<'a> {
     pub fn run(
         &self,
         variables: &[Replicated],
-        prepared: &Arc<Prepared>,
-        table: &Arc<WindowTable>,
-        indices: &[u32],
+        windows: Windows<'_>,
         stop: &Stop,
     ) -> Result<Option<[Vec<f32>; 2]>> {
         let mut features = Vec::new();
-        let finished = self.pass.run(variables, prepared, table, indices, stop, |outputs, _| {
+        let finished = self.pass.run(variables, windows, stop, |outputs, _| {
             let outputs: Vec<Vec<f32>> =
                 outputs.iter().map(|output| Ok(output.fetch(0)?.to_f32()?)).collect::<Result<_>>()?;
             let [means, variances, sums] = &outputs[..] else {
