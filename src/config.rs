@@ -285,8 +285,8 @@ impl TrainConfig {
         (self.batch_norm_statistics == BatchNormStatistics::Moving && left >= 0.01).then(|| {
             format!(
                 "after {steps} steps batch normalisation's moving statistics are still {:.0} % what they began with, \
-                 and so is what an evaluation sees; more steps, --batch-norm-momentum 0.9 or \
-                 --batch-norm-statistics precise mend that",
+                 and so is what an evaluation sees; more steps, a smaller \
+                 --batch-norm-momentum or --batch-norm-statistics precise mend that",
                 100.0 * left
             )
         })

@@ -74,18 +74,12 @@ pub(crate) fn quick<'a>(first: &[&'a str], last: &[&'a str]) -> Vec<&'a str> {
     first.iter().chain(&QUICK).chain(last).copied().collect()
 }
 
-/// Opens a model in Keras and predicts windows read by scipy and scaled by numpy; prints probabilities.
+/// Opens a model in Keras and predicts the windows of recordings; prints probabilities.
 const PREDICT_IN_KERAS: &str = r#"
-import json, sys, keras, numpy, scipy.io
+import json, sys, keras
 model = keras.saving.load_model(sys.argv[1])
-window, stride, probabilities = int(sys.argv[2]), int(sys.argv[3]), []
-for path in sys.argv[4:]:
-    mat = scipy.io.loadmat(path)
-    channels = [mat[name].ravel().astype(numpy.float64) for name in ("ECG", "PCG")]
-    scaled = numpy.stack([(c - c.min()) / (c.max() - c.min()) for c in channels], axis=1)
-    starts = range(0, len(scaled) - window + 1, stride)
-    batch = numpy.stack([scaled[s:s + window] for s in starts]).astype(numpy.float32)
-    probabilities += model.predict(batch, verbose=0).tolist()
+batch = windows(sys.argv[4:], int(sys.argv[2]), int(sys.argv[3]))
+probabilities = model.predict(batch, verbose=0).tolist()
 print(json.dumps({"probabilities": probabilities, "iterations": int(model.optimizer.iterations.numpy())}))
 "#;
 
@@ -136,7 +130,8 @@ fn from_recordings_to_a_model_that_keras_opens() {
     let model = bench.path("model.keras");
     let mut args = vec![model.to_str().unwrap().to_owned(), "500".into(), "1000".into()];
     args.extend(recordings.iter().map(|name| bench.path(name).to_str().unwrap().to_owned()));
-    let keras: Value = serde_json::from_str(judge.run(PREDICT_IN_KERAS, &args).trim()).unwrap();
+    let keras: Value =
+        serde_json::from_str(judge.run(&[judge::WINDOWS, PREDICT_IN_KERAS].concat(), &args).trim()).unwrap();
     assert_eq!(keras["iterations"].as_u64(), summary["steps"].as_u64());
     for (ours, theirs) in windows.iter().zip(keras["probabilities"].as_array().unwrap()) {
         let pairs = ours["probabilities"].as_array().unwrap().iter().zip(theirs.as_array().unwrap());

@@ -9,17 +9,12 @@ const PRECISE: [&str; 3] = ["--batch-norm-statistics", "precise", "--json"];
 /// How far the saved statistics are from those of the layers' outputs on all windows of the recordings, in float64:
 /// means in standard deviations, variances in variances; features that are constant are left out.
 const DISTANCES_IN_KERAS: &str = r#"
-import json, sys, keras, numpy, scipy.io
+import json, sys, keras
 model = keras.saving.load_model(sys.argv[1])
-window, stride, batch = int(sys.argv[2]), int(sys.argv[3]), []
-for path in sys.argv[4:]:
-    mat = scipy.io.loadmat(path)
-    channels = [mat[name].ravel().astype(numpy.float64) for name in ("ECG", "PCG")]
-    scaled = numpy.stack([(c - c.min()) / (c.max() - c.min()) for c in channels], axis=1)
-    batch += [scaled[s:s + window] for s in range(0, len(scaled) - window + 1, stride)]
+batch = windows(sys.argv[4:], int(sys.argv[2]), int(sys.argv[3]))
 place = next(i for i, layer in enumerate(model.layers) if isinstance(layer, keras.layers.BatchNormalization))
 front = keras.Sequential(model.layers[:place])
-outputs = front.predict(numpy.stack(batch).astype(numpy.float32), verbose=0).astype(numpy.float64)
+outputs = front.predict(batch, verbose=0).astype(numpy.float64)
 mean, variance = outputs.mean((0, 1)), outputs.var((0, 1))
 live = variance > 1e-9
 norm = model.layers[place]
@@ -40,10 +35,12 @@ fn precise_statistics_are_those_of_all_training_windows_in_keras() {
     bench.simulate();
     let all = ["--val-fraction", "0", "--test-fraction", "0", "--slices", "2", "--steps", "5"];
     bench.succeed(&quick(&["train"], &[&PRECISE[..], &all].concat()));
-    let mut recordings: Vec<_> = bench.path("recordings/MAT").read_dir().unwrap().collect();
     let mut args = vec![bench.path("model.keras").display().to_string(), "500".into(), "1000".into()];
-    args.extend(recordings.drain(..).map(|entry| entry.unwrap().path().display().to_string()));
-    let said: Value = serde_json::from_str(judge.run(DISTANCES_IN_KERAS, &args).trim()).unwrap();
+    let recordings = bench.path("recordings/MAT").read_dir().unwrap();
+    args.extend(recordings.map(|entry| entry.unwrap().path().display().to_string()));
+    let said: Value =
+        serde_json::from_str(judge.run(&[judge::WINDOWS, DISTANCES_IN_KERAS].concat(), &args).trim())
+            .unwrap();
     assert_eq!(said["windows"], 240);
     assert!(said["live"].as_u64().unwrap() > 64, "{said}");
     for off in said["off"].as_array().unwrap() {

@@ -113,19 +113,24 @@ impl ChannelEntry {
 
     /// Whether float32 samples of this range scale to more than one value.
     pub fn scalable(&self) -> bool {
-        let range = self.maximum as f32 - self.minimum as f32;
+        let (_, range) = self.span(SampleType::Float32);
         self.constant() || range > 0.0 && range.is_finite()
     }
 
     /// `(minimum, range)` as float32 in the units a device sees: `q` for int16 samples, else values.
     /// A constant channel has range 1.
     pub fn scale(&self, units: SampleType) -> (f32, f32) {
+        let (minimum, range) = self.span(units);
+        (minimum, if range == 0.0 { 1.0 } else { range })
+    }
+
+    /// As [`Self::scale`], but a constant channel has range 0.
+    fn span(&self, units: SampleType) -> (f32, f32) {
         let (minimum, maximum) = match units {
             SampleType::Int16 => (self.minimum * GRID, self.maximum * GRID),
             SampleType::Float32 => (f64::from(self.minimum as f32), f64::from(self.maximum as f32)),
         };
-        let range = (maximum - minimum) as f32;
-        (minimum as f32, if range == 0.0 { 1.0 } else { range })
+        (minimum as f32, (maximum - minimum) as f32)
     }
 }
 

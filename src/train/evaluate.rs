@@ -44,8 +44,7 @@ impl<'a> Evaluator<'a> {
         Ok(Self { pass: Pass::new(session, config, program), classes: config.model.classes })
     }
 
-    /// The network with `variables` on these windows. `None` when `stop` was requested of any
-    /// process.
+    /// The network with `variables` on these windows. `None` when `stop` was requested of any process.
     ///
     /// # Errors
     /// When a window cannot be read or the devices fail.

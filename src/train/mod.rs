@@ -57,9 +57,7 @@ pub fn run(args: &TrainArgs, stop: &Stop) -> Result<()> {
     drop(starting);
     config.batch_size = Some(session.batch_size);
     let mut run = Run::start(args, &config, &dataset, &session, stop, &watchdog)?;
-    if let Some(epoch) = run.unevaluated_epoch() {
-        run.end_epoch(epoch)?;
-    }
+    run.end_stopped_epoch()?;
     while let Some(epoch) = run.next_epoch() {
         run.train(epoch)?;
         run.end_epoch(epoch)?;

@@ -37,9 +37,9 @@ impl<'a> Pass<'a> {
         self.session.share.processes
     }
 
-    /// Runs the program on the windows, in their order. `each` gets the outputs and how many
-    /// windows are among this process's rows, and gives the sum of the flags to stop. Whether it came to the end,
-    /// which is the same in every process if `each` gives what the devices say.
+    /// Runs the program on the windows, in their order. `each` gets the outputs and how many windows are among this
+    /// process's rows, and gives the sum of the flags to stop. Whether it came to the end, which is the same in every
+    /// process if `each` gives what the devices say.
     ///
     /// # Errors
     /// When a window cannot be read or the devices fail; and those of `each`.

@@ -146,15 +146,20 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The epoch that was trained to its end when the run was stopped, before its evaluation.
-    pub(super) fn unevaluated_epoch(&mut self) -> Option<u64> {
+    /// What follows the steps of an epoch that was trained to its end when the run was stopped, before its evaluation.
+    ///
+    /// # Errors
+    /// As [`Self::end_epoch`].
+    pub(super) fn end_stopped_epoch(&mut self) -> Result<()> {
         let (taken, steps) = (self.trainer.iteration(), self.plan.steps_per_epoch());
-        let epoch =
-            (self.unevaluated && taken > 0 && taken.is_multiple_of(steps)).then(|| taken / steps - 1)?;
+        if !self.unevaluated || taken == 0 || !taken.is_multiple_of(steps) {
+            return Ok(());
+        }
+        let epoch = taken / steps - 1;
         if let Some(reporter) = &mut self.reporter {
             reporter.begin_epoch(epoch, self.config.epochs, steps);
         }
-        Some(epoch)
+        self.end_epoch(epoch)
     }
 
     /// The epoch that the next step belongs to; none where all steps asked for are taken, or the run was stopped.

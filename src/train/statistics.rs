@@ -26,8 +26,7 @@ impl<'a> Statistics<'a> {
         Ok(Self { pass: Pass::new(session, config, program) })
     }
 
-    /// Mean and biased variance of each feature over these windows, `[F]` each, the same in every
-    /// process. `None` when `stop` was requested of any process.
+    /// Mean and biased variance of each feature over these windows, `[F]` each, the same in every process. `None` when `stop` was requested of any process.
     ///
     /// # Errors
     /// When a window cannot be read or the devices fail.

@@ -47,6 +47,19 @@ const LINTER_PINS: &[&str] = &[
 /// Packages that are installed for one file each, without what they depend on.
 const LINTER_FILES: &[&str] = &["xpk==1.16.0"];
 
+/// Python: `windows(paths, window, stride)` reads recordings by scipy and scales them by numpy, `[N, window, 2]` float32.
+pub(crate) const WINDOWS: &str = r#"
+import numpy, scipy.io
+def windows(paths, window, stride):
+    cut = []
+    for path in paths:
+        mat = scipy.io.loadmat(path)
+        channels = [mat[name].ravel().astype(numpy.float64) for name in ("ECG", "PCG")]
+        scaled = numpy.stack([(c - c.min()) / (c.max() - c.min()) for c in channels], axis=1)
+        cut += [scaled[s:s + window] for s in range(0, len(scaled) - window + 1, stride)]
+    return numpy.stack(cut).astype(numpy.float32)
+"#;
+
 /// A Python that has the pinned packages.
 #[derive(Clone, Debug)]
 pub(crate) struct Judge {

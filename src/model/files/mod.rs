@@ -69,26 +69,6 @@ pub struct SavedModel {
     pub notes: Vec<String>,
 }
 
-impl SavedModel {
-    /// Refuses details that are of another network.
-    fn check_details(&self) -> Result<(), Problem> {
-        let Some(details) = &self.details else { return Ok(()) };
-        let (names, config) = (&details.class_names, &self.config);
-        let problem = if names.len() != config.classes {
-            format!("it names {} classes, the network has {}", names.len(), config.classes)
-        } else if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
-            "it gives two classes one name".to_owned()
-        } else if details.window != config.window {
-            format!("it says windows of {} samples, the network takes {}", details.window, config.window)
-        } else if details.stride == 0 {
-            "it says windows every 0 samples".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Problem::damaged("the entry tpu_train", problem))
-    }
-}
-
 /// What a prediction needs to know beyond the network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelDetails {
@@ -233,14 +213,7 @@ impl Format {
 /// # Errors
 /// A file that is missing, damaged, of another format, or a network this program does not compute.
 pub fn read_any(path: &Path) -> Result<Contents, FilesError> {
-    let read = || {
-        let contents = parse(load(path)?)?;
-        if let Contents::Model(model) = &contents {
-            model.check_details()?;
-        }
-        Ok(contents)
-    };
-    read().map_err(Doing::Read.on(path))
+    load(path).and_then(parse).and_then(checked).map_err(Doing::Read.on(path))
 }
 
 /// Reads a whole model.
@@ -287,6 +260,25 @@ pub fn write_any(path: &Path, model: &SavedModel) -> Result<(), FilesError> {
 /// When the disk refuses.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FilesError> {
     atomic::write(path, bytes).map_err(Doing::Write.on(path))
+}
+
+/// Refuses a model with details of another network.
+fn checked(contents: Contents) -> Result<Contents, Problem> {
+    let Contents::Model(model) = &contents else { return Ok(contents) };
+    let Some(details) = &model.details else { return Ok(contents) };
+    let (names, config) = (&details.class_names, &model.config);
+    let problem = if names.len() != config.classes {
+        format!("it names {} classes, the network has {}", names.len(), config.classes)
+    } else if names.iter().collect::<BTreeSet<_>>().len() < names.len() {
+        "it gives two classes one name".to_owned()
+    } else if details.window != config.window {
+        format!("it says windows of {} samples, the network takes {}", details.window, config.window)
+    } else if details.stride == 0 {
+        "it says windows every 0 samples".to_owned()
+    } else {
+        return Ok(contents);
+    };
+    Err(Problem::damaged("the entry tpu_train", problem))
 }
 
 fn parse(bytes: Vec<u8>) -> Result<Contents, Problem> {
